@@ -1,0 +1,177 @@
+"""What an instance is, resolved and independent of the driver that runs it and of the API that asked for it.
+
+Sizes are bytes, times nanoseconds since the epoch unless a name says otherwise. A driver gets these values and looks
+nothing up.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NewType
+
+import msgspec
+
+InstanceId = NewType("InstanceId", str)
+ExecId = NewType("ExecId", str)
+
+Isolation = Literal["container", "microvm", "qemu", "xen"]
+
+
+class Mount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A bind or tmpfs mount below the instance's root. `source` is a host path, empty for tmpfs."""
+
+    kind: Literal["bind", "tmpfs"]
+    target: str
+    source: str = ""
+    read_only: bool = False
+    recursive: bool = True
+    propagation: str = "rprivate"
+    size_bytes: int = 0
+    mode: int | None = None
+    options: tuple[str, ...] = ()
+
+
+class PortRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Publish `container_port`; `host_port` 0 asks for any free port, `host_port_end` > host_port for one of a range."""
+
+    container_port: int
+    protocol: Literal["tcp", "udp", "sctp"] = "tcp"
+    host_ip: str = ""
+    host_port: int = 0
+    host_port_end: int = 0
+
+
+class DeviceRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A host device node shown inside; `permissions` is a subset of "rwm"."""
+
+    host_path: str
+    path: str
+    permissions: str = "rwm"
+
+
+class Ulimit(msgspec.Struct, frozen=True, kw_only=True):
+    """One rlimit by its name without RLIMIT_ (nofile, nproc); -1 is unlimited."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Resource limits; 0 or "" means not limited, None means the kernel's default is left alone."""
+
+    memory_bytes: int = 0
+    memory_reservation_bytes: int = 0
+    memory_swap_bytes: int = 0
+    """memory plus swap; -1 is unlimited, 0 means twice the memory limit (Docker's rule)."""
+    memory_swappiness: int | None = None
+    oom_kill_disable: bool = False
+    cpu_shares: int = 0
+    cpu_period_us: int = 0
+    cpu_quota_us: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    pids: int = 0
+    blkio_weight: int = 0
+    blkio_read_bps: tuple[tuple[str, int], ...] = ()
+    blkio_write_bps: tuple[tuple[str, int], ...] = ()
+    blkio_read_iops: tuple[tuple[str, int], ...] = ()
+    blkio_write_iops: tuple[tuple[str, int], ...] = ()
+
+
+class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A process to run inside: the instance's first one, or an exec."""
+
+    args: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    """`name`, `uid`, `name:group`, `uid:gid`, resolved inside the instance."""
+    groups: tuple[str, ...] = ()
+    terminal: bool = False
+    rows: int = 0
+    columns: int = 0
+    privileged: bool = False
+
+
+class Security(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Privileges. Capability names are spelled CAP_X, `ALL` allowed."""
+
+    privileged: bool = False
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    seccomp: str = ""
+    """"" = the default profile, "unconfined", or the JSON text of a Docker seccomp profile."""
+    no_new_privileges: bool = False
+    masked_paths: tuple[str, ...] | None = None
+    readonly_paths: tuple[str, ...] | None = None
+
+
+class Namespaces(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Each is "" (private), "host", or "container:ID"."""
+
+    user: str = ""
+    pid: str = ""
+    ipc: str = ""
+    uts: str = ""
+    cgroup: str = ""
+
+
+class NetworkRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The network an instance joins: "none", "host", "bridge" (the default one)."""
+
+    name: str = "bridge"
+    address: str = ""
+    mac: str = ""
+
+
+class LogConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`json-file` (with max_size_bytes and max_files rotation) or `none`."""
+
+    driver: Literal["json-file", "none"] = "json-file"
+    max_size_bytes: int = 0
+    max_files: int = 1
+
+
+class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The definition committed at create; never changes afterwards except by update and rename."""
+
+    isolation: Isolation = "container"
+    image: str
+    """The reference or id as the user typed it."""
+    image_id: str = ""
+    """Digest of the image's config."""
+    process: ProcessSpec
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    hostname: str = ""
+    domainname: str = ""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    open_stdin: bool = False
+    stdin_once: bool = False
+    stop_signal: str = "SIGTERM"
+    stop_timeout_s: int = 10
+    auto_remove: bool = False
+    init: bool = False
+    read_only_root: bool = False
+    mounts: tuple[Mount, ...] = ()
+    shm_size_bytes: int = 64 << 20
+    devices: tuple[DeviceRequest, ...] = ()
+    ulimits: tuple[Ulimit, ...] = ()
+    sysctls: dict[str, str] = {}
+    oom_score_adj: int = 0
+    limits: Limits = Limits()
+    security: Security = Security()
+    namespaces: Namespaces = Namespaces()
+    network: NetworkRequest = NetworkRequest()
+    ports: tuple[PortRequest, ...] = ()
+    exposed_ports: tuple[str, ...] = ()
+    publish_all: bool = False
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    extra_hosts: tuple[str, ...] = ()
+    log: LogConfig = LogConfig()
+    cgroup_parent: str = ""
+    edge: dict[str, Any] = {}
+    """What the API edge wants back at inspect (the request as it came); nobody else reads it."""
