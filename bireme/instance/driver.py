@@ -137,9 +137,12 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
     terminal: str = ""
 
 
+OnExit = Callable[[InstanceId, ExitStatus], None]
+
+
 @runtime_checkable
 class Driver(Protocol):
-    """The six verbs every driver has. All are coroutines; none blocks the event loop."""
+    """The verbs every driver has. All are coroutines; none blocks the event loop."""
 
     @property
     def name(self) -> str:
@@ -158,8 +161,13 @@ class Driver(Protocol):
         """Send a signal to the first process; Conflict when it does not run."""
         ...
 
-    async def wait(self, instance: InstanceId) -> ExitStatus:
-        """Resolve when the first process has ended and its output is in the log; may be called by many, and after."""
+    def watch(self, on_exit: OnExit) -> None:
+        """Register the engine's callback: called in the event loop once per start, when the first process has ended
+        and its output is in the log; called again after `adopt` for exits that were never settled."""
+        ...
+
+    async def settle(self, instance: InstanceId) -> None:
+        """The engine has stored the exit it was told of; the driver may forget it."""
         ...
 
     async def delete(self, instance: InstanceId) -> None:
@@ -222,6 +230,3 @@ class Explain(Protocol):
     async def explain(self, instance: InstanceId) -> Mapping[str, Any]:
         """What the instance really is on this host, for people: a tree of JSON-able values."""
         ...
-
-
-OnExit = Callable[[InstanceId, ExitStatus], None]

@@ -31,7 +31,7 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PortRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Publish `container_port`; `host_port` 0 asks for any free port, `host_port_end` > host_port for one of a range."""
+    """Publish `container_port`; host_port 0 asks for any free port, host_port_end > host_port for one of a range."""
 
     container_port: int
     protocol: Literal["tcp", "udp", "sctp"] = "tcp"
