@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from bireme.errors import Invalid
 from bireme.instance.spec import ExecId, InstanceId, InstanceSpec, ProcessSpec
 
 
@@ -137,6 +138,14 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
     terminal: str = ""
 
 
+class StartError(Invalid):
+    """The first process could not be executed; `exit_code` is what a shell would say (126, 127, 128)."""
+
+    def __init__(self, message: str, exit_code: int, *, subject: str = "", place: str = "", hint: str = "") -> None:
+        super().__init__(message, subject=subject, place=place, hint=hint)
+        self.exit_code = exit_code
+
+
 OnExit = Callable[[InstanceId, ExitStatus], None]
 
 
@@ -186,6 +195,10 @@ class Exec(Protocol):
         ...
 
     async def exec_wait(self, exec_id: ExecId) -> ExitStatus: ...
+
+    async def exec_detach(self, exec_id: ExecId, streams: Streams) -> None:
+        """Take the streams back: the process goes on, what it writes is dropped."""
+        ...
 
     async def exec_resize(self, exec_id: ExecId, rows: int, columns: int) -> None: ...
 

@@ -149,7 +149,7 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     annotations: dict[str, str] = {}
     open_stdin: bool = False
     stdin_once: bool = False
-    stop_signal: str = "SIGTERM"
+    stop_signal: str = ""
     stop_timeout_s: int = 10
     auto_remove: bool = False
     init: bool = False

@@ -1,0 +1,306 @@
+"""The verbs on instances, for every driver alike.
+
+Nothing here knows what a container is: a driver gets a Placement and answers. Order matters for those who kill us: a
+definition is committed before create answers, a start is known to the driver before it answers, an exit stays with
+the driver until it is stored (`settle`), removal is committed before it answers and tidied up after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping
+
+from bireme.engine import names
+from bireme.engine.abilities import need
+from bireme.engine.define import merge
+from bireme.engine.events import Events
+from bireme.engine.images import Images
+from bireme.engine.networks import Networks
+from bireme.engine.placement import Snapshots, outline, place
+from bireme.engine.record import Definition, Instance, WaitCondition
+from bireme.engine.signals import parse_signal
+from bireme.engine.table import InstanceTable
+from bireme.engine.tasks import TaskGroup
+from bireme.engine.tidy import Tidier
+from bireme.errors import BiremeError, Conflict, Invalid, NotModified
+from bireme.instance.driver import Driver, ExitStatus, Pause, StartError
+from bireme.instance.spec import InstanceId, InstanceSpec
+from bireme.instance.state import Status, Verb, apply
+
+log = logging.getLogger(__name__)
+KILL_DEADLINE_S = 10.0
+
+
+class Instances:
+    """Create, start, stop, kill, pause, rename, remove, wait."""
+
+    def __init__(
+        self,
+        table: InstanceTable,
+        drivers: Mapping[str, Driver],
+        images: Images,
+        snapshots: Callable[[], Snapshots],
+        networks: Networks,
+        events: Events,
+        tasks: TaskGroup,
+        tidier: Tidier,
+    ) -> None:
+        self._table = table
+        self._drivers = drivers
+        self._images = images
+        self._snapshots = snapshots
+        self._networks = networks
+        self._events = events
+        self._tasks = tasks
+        self._tidier = tidier
+        for driver in drivers.values():
+            driver.watch(self.exited)
+
+    # questions
+
+    def find(self, reference: str) -> Instance:
+        return self._table.find(reference)
+
+    def all(self) -> list[Instance]:
+        """All instances, the newest first."""
+        return sorted(self._table, key=lambda i: i.created_at_ns, reverse=True)
+
+    def driver(self, instance: Instance) -> Driver:
+        """Who runs it; Invalid for an isolation this engine has no driver for."""
+        return self._driver(instance.spec.isolation)
+
+    def _driver(self, isolation: str) -> Driver:
+        driver = self._drivers.get(isolation)
+        if driver is None:
+            have = ", ".join(sorted(self._drivers))
+            raise Invalid(f"isolation {isolation} is not available in this engine", hint=f"available: {have}")
+        return driver
+
+    def wait(self, reference: str, condition: WaitCondition = "not-running") -> asyncio.Future[ExitStatus]:
+        """A future for the exit; registered when this returns."""
+        return self.find(reference).wait(condition)
+
+    # create and remove
+
+    async def create(self, spec: InstanceSpec, name: str = "") -> tuple[InstanceId, list[str]]:
+        """Commit a new instance; returns its id and warnings for the user."""
+        driver = self._driver(spec.isolation)
+        image = self._images.find(spec.image)
+        identity = InstanceId(secrets.token_hex(32))
+        name = name.removeprefix("/") or names.generate(lambda n: self._table.get(n) is not None)
+        self._table.reserve(name, identity)
+        try:
+            merged = merge(spec, image.id, image, spec.hostname or identity[:12])
+            instance = await self._prepare(identity, name, merged, image.chain_id, driver)
+        finally:
+            self._table.release(name)
+        self.publish(instance, "create")
+        return identity, []
+
+    async def _prepare(
+        self, identity: InstanceId, name: str, spec: InstanceSpec, chain_id: str, driver: Driver
+    ) -> Instance:
+        directory = self._table.directory(identity)
+        os.mkdir(directory, 0o700)
+        try:
+            root = self._snapshots().prepare(identity, chain_id)
+            instance = Instance(identity, name, Definition(spec=spec, root=root), time.time_ns(), directory)
+            self._networks.check(instance)
+            await driver.create(outline(instance))
+            await self._table.insert(instance)
+        except BaseException:
+            self._tidier.add_path(identity, directory)
+            raise
+        return instance
+
+    async def remove(self, reference: str, force: bool = False, volumes: bool = False) -> None:
+        """Forget an instance; `force` kills it first. Its disk and cgroups go after the answer."""
+        instance = self.find(reference)
+        if force and instance.running:
+            await self._force_exit(instance)
+        async with instance.locked():
+            if self._table.get(instance.id) is None:
+                return
+            instance.state.status = apply(instance.status, Verb.REMOVE, instance.id)
+            try:
+                await self._table.delete(instance)
+            except BaseException:
+                instance.state.status = Status.EXITED
+                raise
+        self._tasks.spawn(self._driver_delete(instance), "delete")
+        self.publish(instance, "destroy")
+        instance.release_remove_waiters()
+
+    async def _driver_delete(self, instance: Instance) -> None:
+        await self.driver(instance).delete(instance.id)
+        self._tidier.add(instance)
+
+    async def _force_exit(self, instance: Instance) -> None:
+        gone = instance.wait("not-running")
+        try:
+            if instance.status is Status.PAUSED:
+                await self.resume(instance.id)
+            await self.driver(instance).signal(instance.id, 9)
+        except Conflict:
+            pass
+        await asyncio.wait_for(gone, KILL_DEADLINE_S)
+
+    async def rename(self, reference: str, name: str) -> None:
+        instance = self.find(reference)
+        name = name.removeprefix("/")
+        if not name:
+            raise Invalid("Neither old nor new names may be empty")
+        if name == instance.name:
+            raise Invalid("Renaming a container with the same name as its current name")
+        old = instance.name
+        await self._table.rename(instance, name)
+        self.publish(instance, "rename", oldName=f"/{old}")
+
+    # start and exit
+
+    async def start(self, reference: str) -> None:
+        """Run it; returns once its process executes."""
+        instance = self.find(reference)
+        async with instance.locked():
+            apply(instance.status, Verb.START, instance.id)
+            endpoints = self._networks.take(instance)
+            try:
+                instance.state.ports = await self._networks.publish(instance, endpoints)
+                placement = place(instance, endpoints, self._networks.gateway)
+                started = await self.driver(instance).start(placement)
+            except BaseException as error:
+                await self._start_failed(instance, error)
+                raise
+            state = instance.state
+            state.status = apply(state.status, Verb.START, instance.id)
+            state.pid, state.started_at_ns = started.pid, started.started_at_ns
+            state.endpoints = endpoints
+            state.exit_code, state.error, state.oom_killed, state.settled = 0, "", False, False
+            instance.stop_requested = False
+            self._table.mark(instance)
+        self.publish(instance, "start")
+
+    async def _start_failed(self, instance: Instance, error: BaseException) -> None:
+        await self._networks.give_back(instance)
+        instance.state.ports = ()
+        if isinstance(error, BiremeError):
+            instance.state.error = error.message
+            instance.state.exit_code = error.exit_code if isinstance(error, StartError) else 128
+            self._table.mark(instance)
+        if instance.spec.auto_remove and instance.status in (Status.CREATED, Status.EXITED):
+            self._tasks.spawn(self.auto_remove(instance), "auto-remove")
+
+    def exited(self, identity: InstanceId, status: ExitStatus) -> None:
+        """The driver's callback: the first process ended and its output is in the log."""
+        instance = self._table.get(identity)
+        if instance is None:
+            log.warning("exit of unknown instance %s", identity)
+            return
+        self._tasks.spawn(self._exited(instance, status), "exit")
+
+    async def _exited(self, instance: Instance, status: ExitStatus) -> None:
+        async with instance.locked():
+            state = instance.state
+            if not instance.running:
+                self._table.mark(instance)
+                return
+            state.status = apply(state.status, Verb.EXIT, instance.id)
+            state.exit_code, state.oom_killed, state.error = status.code, status.oom_killed, status.error
+            state.finished_at_ns = status.finished_at_ns or time.time_ns()
+            state.pid, state.settled = 0, True
+            await self._networks.give_back(instance)
+            state.endpoints, state.ports = (), ()
+            self._table.mark(instance)
+        if status.oom_killed:
+            self.publish(instance, "oom")
+        self.publish(instance, "die", exitCode=str(status.code))
+        instance.release_exit_waiters()
+        if instance.spec.auto_remove:
+            await self.auto_remove(instance)
+
+    async def auto_remove(self, instance: Instance) -> None:
+        """--rm; somebody removing it at the same time is no error."""
+        try:
+            await self.remove(instance.id)
+        except (Conflict, NotModified):
+            pass
+
+    def stored(self, batch: list[Instance]) -> None:
+        """Run state reached the database: the driver may forget these exits."""
+        for instance in batch:
+            if instance.state.settled and not instance.running:
+                self._tasks.spawn(self.driver(instance).settle(instance.id), "settle")
+
+    # signals
+
+    async def kill(self, reference: str, signal: str = "SIGKILL") -> None:
+        instance = self.find(reference)
+        number = parse_signal(signal or "SIGKILL")
+        if not instance.running:
+            raise Conflict(f"cannot kill container: {reference}: container {instance.id} is not running")
+        await self.driver(instance).signal(instance.id, number)
+        self.publish(instance, "kill", signal=str(number))
+
+    async def stop(self, reference: str, timeout_s: int | None = None, signal: str | None = None) -> None:
+        """The stop signal, a grace time, then SIGKILL. Negative waits for ever."""
+        instance = self.find(reference)
+        if not instance.running:
+            raise NotModified(f"container {instance.id} is already stopped", subject=instance.id)
+        number = parse_signal(signal or instance.spec.stop_signal or "SIGTERM")
+        grace = instance.spec.stop_timeout_s if timeout_s is None else timeout_s
+        gone = instance.wait("not-running")
+        instance.stop_requested = True
+        await self._signal_quietly(instance, number)
+        if instance.status is Status.PAUSED:
+            await self.resume(instance.id)
+        if not await _ends(gone, None if grace < 0 else float(grace)):
+            await self._signal_quietly(instance, 9)
+            if not await _ends(gone, KILL_DEADLINE_S):
+                raise Conflict(f"container {instance.id} did not end {KILL_DEADLINE_S:.0f} s after SIGKILL")
+        self.publish(instance, "stop")
+
+    async def _signal_quietly(self, instance: Instance, number: int) -> None:
+        try:
+            await self.driver(instance).signal(instance.id, number)
+            self.publish(instance, "kill", signal=str(number))
+        except Conflict:
+            pass
+
+    async def restart(self, reference: str, timeout_s: int | None = None, signal: str | None = None) -> None:
+        instance = self.find(reference)
+        if instance.running:
+            await self.stop(instance.id, timeout_s, signal)
+        await self.start(instance.id)
+        self.publish(instance, "restart")
+
+    async def pause(self, reference: str) -> None:
+        await self._freeze(reference, Verb.PAUSE)
+
+    async def resume(self, reference: str) -> None:
+        await self._freeze(reference, Verb.RESUME)
+
+    async def _freeze(self, reference: str, verb: Verb) -> None:
+        instance = self.find(reference)
+        async with instance.locked():
+            after = apply(instance.status, verb, instance.id)
+            driver = need(self.driver(instance), Pause, "pause")
+            await (driver.pause(instance.id) if verb is Verb.PAUSE else driver.resume(instance.id))
+            instance.state.status = after
+            self._table.mark(instance)
+        self.publish(instance, "pause" if verb is Verb.PAUSE else "unpause")
+
+    def publish(self, instance: Instance, action: str, **more: str) -> None:
+        """Tell subscribers; attributes are the labels, image and name, as Docker's."""
+        spec = instance.spec
+        self._events.publish(
+            "container", action, instance.id, {**spec.labels, "image": spec.image, "name": instance.name, **more}
+        )
+
+
+async def _ends(gone: asyncio.Future[ExitStatus], timeout_s: float | None) -> bool:
+    done, _ = await asyncio.wait([gone], timeout=timeout_s)
+    return bool(done)

@@ -1,0 +1,144 @@
+"""Endpoints and published ports of instances: which network a mode means, what is taken at start and given back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Protocol
+
+from bireme.engine.record import Instance
+from bireme.errors import Invalid, NotFound, Unsupported
+from bireme.instance.driver import Endpoint, PortMapping
+from bireme.instance.spec import PortRequest
+
+
+class Reserved(Protocol):
+    """A host port held by an open socket; `target` is where a relay sends what arrives on it."""
+
+    @property
+    def fd(self) -> int: ...
+    @property
+    def protocol(self) -> str: ...
+    @property
+    def target(self) -> tuple[str, int]: ...
+    @property
+    def relay(self) -> bool: ...
+    def close(self) -> None: ...
+
+
+class Published(Protocol):
+    @property
+    def mappings(self) -> tuple[PortMapping, ...]: ...
+    @property
+    def sockets(self) -> Sequence[Reserved]: ...
+
+
+class Bridge(Protocol):
+    """The default network. Calls are synchronous and short."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def gateway(self) -> str: ...
+    @property
+    def subnet(self) -> str: ...
+    @property
+    def mtu(self) -> int: ...
+    def allocate(self, instance_id: str, address: str = "", mac: str = "") -> Endpoint: ...
+    def restore(self, instance_id: str, endpoint: Endpoint, mappings: Sequence[PortMapping] = ()) -> None: ...
+    def release(self, instance_id: str) -> None: ...
+    def publish(self, instance_id: str, endpoint: Endpoint, requests: Sequence[PortRequest]) -> Published: ...
+    def unpublish(self, instance_id: str) -> None: ...
+
+
+HoldPorts = Callable[[str, Sequence[Reserved]], Awaitable[None]]
+DropPorts = Callable[[str], Awaitable[None]]
+
+
+class Networks:
+    """none, host, and the default bridge."""
+
+    def __init__(self, bridge: Bridge | None, hold: HoldPorts, drop: DropPorts) -> None:
+        self.bridge = bridge
+        self._hold = hold
+        self._drop = drop
+
+    def check(self, instance: Instance) -> None:
+        """Raise for a network this engine does not have or options it cannot honour."""
+        mode = instance.spec.network.name
+        if mode in ("none", "host"):
+            return
+        if mode.startswith("container:"):
+            raise Unsupported("joining another container's network is not supported yet", subject=mode)
+        if mode != "bridge":
+            raise NotFound(f"network {mode} not found", subject=mode)
+        if self.bridge is None:
+            raise Unsupported("the default bridge network is disabled in this engine", hint="use --network none")
+
+    @property
+    def gateway(self) -> str:
+        return self.bridge.gateway if self.bridge is not None else ""
+
+    def take(self, instance: Instance) -> tuple[Endpoint, ...]:
+        """The endpoints for a start; give them back with `give_back`."""
+        request = instance.spec.network
+        if request.name != "bridge":
+            return ()
+        if self.bridge is None:
+            raise Unsupported("the default bridge network is disabled in this engine")
+        return (self.bridge.allocate(instance.id, request.address, request.mac),)
+
+    async def publish(self, instance: Instance, endpoints: Sequence[Endpoint]) -> tuple[PortMapping, ...]:
+        """Open the published ports of an instance that is about to run."""
+        requests = port_requests(instance)
+        if not requests or not endpoints or self.bridge is None:
+            return ()
+        published = self.bridge.publish(instance.id, endpoints[0], requests)
+        try:
+            await self._hold(instance.id, published.sockets)
+        except BaseException:
+            self.bridge.unpublish(instance.id)
+            raise
+        finally:
+            for reserved in published.sockets:
+                reserved.close()
+        return published.mappings
+
+    async def give_back(self, instance: Instance) -> None:
+        """Close published ports and free addresses; safe to repeat."""
+        if self.bridge is None or instance.spec.network.name != "bridge":
+            return
+        if instance.ports or instance.spec.ports or instance.spec.publish_all:
+            self.bridge.unpublish(instance.id)
+            await self._drop(instance.id)
+        self.bridge.release(instance.id)
+
+    def restore(self, instances: Iterable[Instance]) -> None:
+        """Take again what running instances already have, after an engine restart."""
+        if self.bridge is None:
+            return
+        for instance in instances:
+            for endpoint in instance.endpoints:
+                self.bridge.restore(instance.id, endpoint, instance.ports)
+
+
+def port_requests(instance: Instance) -> tuple[PortRequest, ...]:
+    """What is asked with -p, and with -P every exposed port that is not named there."""
+    spec = instance.spec
+    if not spec.publish_all:
+        return spec.ports
+    named = {(p.container_port, p.protocol) for p in spec.ports}
+    extra = [r for r in map(_exposed, spec.exposed_ports) if (r.container_port, r.protocol) not in named]
+    return (*spec.ports, *extra)
+
+
+def _exposed(text: str) -> PortRequest:
+    number, _, protocol = text.partition("/")
+    match protocol or "tcp":
+        case "tcp":
+            return PortRequest(container_port=int(number))
+        case "udp":
+            return PortRequest(container_port=int(number), protocol="udp")
+        case "sctp":
+            return PortRequest(container_port=int(number), protocol="sctp")
+        case other:
+            raise Invalid(f"invalid protocol {other} in exposed port {text}", subject=text)

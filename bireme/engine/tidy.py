@@ -1,0 +1,90 @@
+"""Tear-down after the answer: drivers forget, snapshots and directories go, in batches, off the event loop.
+
+Nothing here is needed for correctness: what an interrupted engine leaves, `reconcile` finds by comparing directories
+with the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+from collections.abc import Callable
+
+from bireme.engine.files import NAMES
+from bireme.engine.placement import Snapshots
+from bireme.engine.record import Instance
+from bireme.engine.tasks import TaskGroup
+
+log = logging.getLogger(__name__)
+QUIET_S = 0.005
+MAX_BATCH = 32
+
+
+class Tidier:
+    """Collects removed instances and deletes what they leave once the engine is quiet, or the batch is large."""
+
+    def __init__(self, snapshots: Callable[[], Snapshots], tasks: TaskGroup) -> None:
+        self._snapshots = snapshots
+        self._tasks = tasks
+        self._pending: list[tuple[str, str]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._working = False
+
+    def add(self, instance: Instance) -> None:
+        self.add_path(instance.id, instance.directory)
+
+    def add_path(self, identity: str, directory: str) -> None:
+        self._pending.append((identity, directory))
+        self._idle.clear()
+        if self._working:
+            return
+        if self._timer is not None:
+            if len(self._pending) >= MAX_BATCH:
+                return
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(QUIET_S, self._start)
+
+    def _start(self) -> None:
+        self._timer = None
+        self._working = True
+        self._tasks.spawn(self._run(), "tidy")
+
+    async def _run(self) -> None:
+        try:
+            while self._pending:
+                batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+                await asyncio.to_thread(self._remove, batch)
+        finally:
+            self._working = False
+            self._idle.set()
+
+    def _remove(self, batch: list[tuple[str, str]]) -> None:
+        snapshots = self._snapshots()
+        for identity, directory in batch:
+            try:
+                snapshots.remove(identity)
+                remove_directory(directory, identity)
+            except OSError as error:
+                log.warning("%s is left on disk until the next start: %s", directory, error)
+
+    async def wait_idle(self) -> None:
+        await self._idle.wait()
+
+
+def remove_directory(directory: str, identity: str) -> None:
+    """Remove an instance's directory: the known names first, a walk only for what is left (hotpath.md, trap 16)."""
+    for name in (*(n for n, _ in NAMES), f"{identity}-json.log"):
+        try:
+            os.unlink(f"{directory}/{name}")
+        except FileNotFoundError:
+            pass
+    try:
+        os.rmdir(directory)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        shutil.rmtree(directory)
