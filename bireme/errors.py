@@ -16,7 +16,9 @@ went wrong) and `hint` (what the user can do). The cause is chained with `raise 
 
 from __future__ import annotations
 
-from typing import ClassVar
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 class BiremeError(Exception):
