@@ -1,0 +1,61 @@
+"""`python -m tests.guest [PYTEST ARGUMENTS]`: this checkout's integration lane inside an emulated Debian.
+
+The machine has what many hosts lack: systemd, cgroup v2 as the only hierarchy, a distribution's kernel. Exit code: that
+of pytest inside, 124 when time ran out, 125 when the machine never got so far. BIREME_GUEST_REPORT names a file for the
+junit report.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+from tests.guest.image import image
+from tests.guest.machine import boot
+from tests.source.tree import ROOT, relative, tracked_files
+
+TIMEOUT_S = 660
+BOOT_S = 60
+SELECTION = ["-q", "tests/guest", "tests/integration", "-m", "not needs_cgroup_v1 and not slow"]
+PROMISED = "root,cgroup_v2"
+
+
+def pack_checkout(target: Path, order: dict[str, object]) -> None:
+    """A tar of the checkout as it lies here, uncommitted changes and built guest programs included."""
+    built = [path for path in (ROOT / "bireme/guest").glob("*") if path.is_file()]
+    with tarfile.open(target, "w") as archive:
+        for path in {*tracked_files(), *built}:
+            archive.add(path, relative(path), recursive=False)
+        text = json.dumps(order).encode()
+        member = tarfile.TarInfo(".lane.json")
+        member.size = len(text)
+        archive.addfile(member, io.BytesIO(text))
+
+
+def main(arguments: list[str]) -> int:
+    machine = image()
+    begin = time.monotonic()
+    order = {
+        "pytest": arguments or SELECTION,
+        "timeout_s": TIMEOUT_S - BOOT_S,
+        "environment": {"BIREME_REQUIRE": PROMISED, "BIREME_GUEST": "1"},
+    }
+    with tempfile.TemporaryDirectory(prefix="bireme-guest-") as name:
+        scratch = Path(name)
+        pack_checkout(scratch / "source.tar", order)
+        files = boot(machine, scratch / "source.tar", scratch, TIMEOUT_S)
+    print(f"guest: {time.monotonic() - begin:.0f} s", flush=True)
+    report = os.environ.get("BIREME_GUEST_REPORT")
+    if report and "junit.xml" in files:
+        Path(report).write_bytes(files["junit.xml"])
+    return int(files.get("code", b"125"))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,93 @@
+"""Runs inside the emulated machine: unpack the checkout, measure the machine's speed, run pytest, leave the results.
+
+vdb is a tar of the checkout, vdc takes a tar of the results. Everything printed goes to the second serial port.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+import tomllib
+from pathlib import Path
+
+SOURCE = Path("/srv/bireme")
+RESULTS = Path("/var/tmp/lane")
+VENV = Path("/opt/venv")
+REFERENCE_S = 0.035
+"""The same loop on the machine that the tests' deadlines were written on."""
+
+
+def speed_probe():
+    """How many times slower Python is here than there."""
+    begin = time.perf_counter()
+    total = 0
+    for number in range(400_000):
+        total += number % 7
+    return max(1.0, (time.perf_counter() - begin) / REFERENCE_S)
+
+
+def unpack():
+    with tarfile.open("/dev/vdb", "r|") as archive:
+        archive.extractall(SOURCE)
+    return json.loads((SOURCE / ".lane.json").read_text())
+
+
+def install_programs():
+    """The console scripts and the import path that an editable install would give, without running an installer."""
+    site = next((VENV / "lib").glob("python3*")) / "site-packages"
+    (site / "bireme-checkout.pth").write_text(f"{SOURCE}\n")
+    scripts = tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"]["scripts"]
+    for name, target in scripts.items():
+        module, _, function = target.partition(":")
+        path = VENV / "bin" / name
+        path.write_text(f"#!{VENV}/bin/python\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
+        path.chmod(0o755)
+    (SOURCE / ".venv").symlink_to(VENV)
+
+
+def run(order, scale):
+    environment = os.environ | order["environment"]
+    environment |= {
+        "BIREME_TIME_SCALE": f"{scale:.1f}",
+        "HOME": "/root",
+        "PATH": f"{VENV}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "LC_ALL": "C.UTF-8",
+    }
+    junit = f"--junitxml={RESULTS}/junit.xml"
+    argv = [f"{VENV}/bin/pytest", "-p", "no:cacheprovider", "--color=no", junit, *order["pytest"]]
+    try:
+        return subprocess.run(argv, cwd=SOURCE, env=environment, timeout=order["timeout_s"]).returncode
+    except subprocess.TimeoutExpired:
+        print(f"lane: pytest did not finish in {order['timeout_s']} s", flush=True)
+        return 124
+
+
+def leave_results(code):
+    (RESULTS / "code").write_text(f"{code}\n")
+    journal = subprocess.run(["dmesg"], capture_output=True, check=False).stdout[-200_000:]
+    (RESULTS / "dmesg").write_bytes(journal)
+    with open("/dev/vdc", "wb") as disk, tarfile.open(fileobj=disk, mode="w") as archive:
+        archive.add(RESULTS, ".")
+    os.sync()
+
+
+def main():
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    code = 125
+    try:
+        order = unpack()
+        install_programs()
+        scale = speed_probe()
+        uptime = Path("/proc/uptime").read_text().split()[0]
+        print(f"lane: Linux {os.uname().release}, up {uptime} s, {scale:.0f} times slower than the host", flush=True)
+        code = run(order, scale)
+    finally:
+        leave_results(code)
+        sys.stdout.flush()
+
+
+main()

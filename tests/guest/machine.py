@@ -1,0 +1,79 @@
+"""One run of the emulated machine: QEMU without KVM, the cached disk untouched, its second serial port shown live."""
+
+from __future__ import annotations
+
+import io
+import os
+import selectors
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from tests.guest.image import Image
+
+RESULT_BYTES = 32 << 20
+MEMORY_MIB = 3072
+
+
+def command(image: Image, source: Path, results: Path, console: Path) -> list[str]:
+    """The QEMU command line: three virtio disks (root with discarded writes, checkout, results), two serial ports."""
+    disks = [
+        f"file={image.disk},format=raw,snapshot=on,cache=unsafe",
+        f"file={source},format=raw,readonly=on",
+        f"file={results},format=raw,cache=unsafe",
+    ]
+    argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-machine", "q35"]
+    argv += ["-smp", str(min(4, os.cpu_count() or 1)), "-m", str(MEMORY_MIB), "-nodefaults", "-no-reboot"]
+    argv += ["-display", "none", "-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
+    argv += ["-append", "console=ttyS0 quiet panic=-1 mitigations=off systemd.show_status=no nowatchdog"]
+    argv += ["-serial", f"file:{console}", "-chardev", "stdio,id=lane,signal=off", "-serial", "chardev:lane"]
+    for disk in disks:
+        argv += ["-drive", f"if=virtio,{disk}"]
+    return argv
+
+
+def stream(pipe: BinaryIO, deadline: float) -> bool:
+    """Copy the machine's output to ours until it ends; False when the deadline came first."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        while (left := deadline - time.monotonic()) > 0:
+            if not selector.select(left):
+                return False
+            chunk = os.read(pipe.fileno(), 65536)
+            if not chunk:
+                return True
+            sys.stdout.write(chunk.decode(errors="replace").replace("\r\n", "\n"))
+            sys.stdout.flush()
+    return False
+
+
+def boot(image: Image, source: Path, scratch: Path, timeout_s: float) -> dict[str, bytes]:
+    """Run the machine until it powers off; the files that it left on the results disk (none when it left none)."""
+    results, console = scratch / "results.img", scratch / "console.log"
+    results.write_bytes(b"")
+    os.truncate(results, RESULT_BYTES)
+    argv = command(image, source, results, console)
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as qemu:
+        assert qemu.stdout is not None
+        try:
+            finished = stream(qemu.stdout, time.monotonic() + timeout_s)
+        finally:
+            qemu.kill()
+    if not finished:
+        print(f"guest: the machine was still up after {timeout_s:.0f} s", flush=True)
+    files = read_results(results)
+    if "code" not in files and console.exists():
+        print("guest: no result; the end of its console:\n" + console.read_text(errors="replace")[-6000:], flush=True)
+    return files
+
+
+def read_results(disk: Path) -> dict[str, bytes]:
+    try:
+        with tarfile.open(fileobj=io.BytesIO(disk.read_bytes())) as archive:
+            members = [member for member in archive if member.isfile()]
+            return {Path(member.name).name: file.read() for member in members if (file := archive.extractfile(member))}
+    except tarfile.ReadError:
+        return {}
