@@ -1,0 +1,175 @@
+"""What is measured: our engine on data and run roots of its own, a peer on its socket, the C floor."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+from bench.api import Api, ApiError
+
+PROGRAMS = Path(sys.executable).parent
+HERE = Path(__file__).resolve().parent
+READY_S = 30
+
+
+class Engine:
+    """biremed with everything it starts; a context manager that leaves nothing behind."""
+
+    name = "bireme"
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.run_root = place / "run"
+        self.socket = f"unix://{self.run_root}/bireme.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> float:
+        """Milliseconds from exec of biremed to its first answer."""
+        self.place.mkdir(parents=True, exist_ok=True)
+        argv = [str(PROGRAMS / "biremed"), "--data-root", str(self.place / "data"), "--run-root", str(self.run_root)]
+        begin = time.perf_counter()
+        with open(self.place / "biremed.log", "ab") as log:
+            self._process = subprocess.Popen([*argv, "--host", self.socket], stdout=log, stderr=log)
+        while time.perf_counter() - begin < READY_S:
+            if self._process.poll() is not None:
+                break
+            try:
+                Api(self.socket).call("GET", "/_ping")
+            except (OSError, ApiError):
+                time.sleep(0.002)
+                continue
+            return (time.perf_counter() - begin) * 1e3
+        raise SystemExit(f"biremed did not come up:\n{(self.place / 'biremed.log').read_text()[-3000:]}")
+
+    def stop(self) -> None:
+        """End every process of this run root."""
+        subprocess.run([PROGRAMS / "biremed", "--shutdown", "--run-root", self.run_root], check=False, timeout=60)
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._process.send_signal(signal.SIGTERM)
+            self._process.wait(30)
+
+    def bireme(self, *arguments: str) -> str:
+        environment = os.environ | {"DOCKER_HOST": self.socket}
+        return subprocess.run(
+            [PROGRAMS / "bireme", *arguments], check=True, env=environment, capture_output=True, text=True
+        ).stdout
+
+    def processes(self) -> dict[int, str]:
+        """pid -> program of each process of ours: keeper, supervisor, zygote, spares, helpers, biremed."""
+        mark, found = str(self.run_root).encode(), {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    words = (entry / "cmdline").read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if any(mark in word for word in words):
+                    script = next((word for word in words if b"bireme" in word and mark not in word), b"?")
+                    found[int(entry.name)] = os.path.basename(script.decode())
+        found.pop(os.getpid(), None)
+        return found
+
+    def pss_kib(self) -> int:
+        return sum(pss_kib(pid) for pid in self.processes())
+
+    def cpu_ticks(self) -> int:
+        total = 0
+        for pid in self.processes():
+            try:
+                fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            total += int(fields[11]) + int(fields[12])
+        return total
+
+    def __enter__(self) -> Engine:
+        self.start()
+        self.bireme("bootstrap", "busybox")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if error is None:
+            shutil.rmtree(self.place)
+
+
+def pss_kib(pid: int) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    except OSError:
+        pass
+    return 0
+
+
+class Floor:
+    """The C program of bench/floor.c in network and mount namespaces of its own."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.program = place / "floor"
+        self._waiting: dict[str, subprocess.Popen[str]] = {}
+        place.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cc", "-O2", "-static", "-o", self.program, HERE / "floor.c"], check=True)
+        for name in ("bin", "dev", "proc", "sys"):
+            (place / "lower" / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy("/bin/busybox", place / "lower/bin/busybox")
+        (place / "lower/bin/true").unlink(missing_ok=True)
+        (place / "lower/bin/true").symlink_to("busybox")
+
+    def _argv(self, network: str, scratch: str) -> list[str]:
+        return [str(self.program), str(self.place / "lower"), str(self.place / scratch), network]
+
+    def one_ms(self, network: str) -> float:
+        """One start, timed by the program itself."""
+        if network not in self._waiting:
+            argv = ["unshare", "--net", "--mount", *self._argv(network, f"one-{network}")]
+            self._waiting[network] = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process = self._waiting[network]
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        return float(process.stdout.readline())
+
+    def rate(self, network: str, clients: int, count: int) -> float:
+        """Starts a second of `clients` programs that share one network namespace, as clients of one engine do."""
+        programs = [" ".join(self._argv(network, f"rate-{number}")) + f" {count}" for number in range(clients)]
+        script = "\n".join(f"{program} &" for program in programs) + "\nwait"
+        one = " ".join(self._argv(network, "rate-0")) + " 1"  # makes the bridge before several want to
+        begin = time.perf_counter()
+        subprocess.run(
+            ["unshare", "--net", "--mount", "bash", "-c", f"{one}\n{script}"], check=True, stdout=subprocess.DEVNULL
+        )
+        return (clients * count + 1) / (time.perf_counter() - begin)
+
+    def close(self) -> None:
+        for process in self._waiting.values():
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(30)
+        shutil.rmtree(self.place)
+
+
+def favordynmods() -> bool:
+    """Whether cgroup attaches skip the RCU grace period on this machine right now (it is system-wide)."""
+    mounts = Path("/proc/mounts").read_text().splitlines()
+    return any("favordynmods" in line for line in mounts if " cgroup" in line)
+
+
+def scratch_directory() -> Path:
+    """On a real file system: overlay on tmpfs would flatter everyone."""
+    base = Path(os.environ.get("BIREME_CACHE") or Path.home() / ".cache" / "bireme")
+    base.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="bench-", dir=base))
