@@ -7,30 +7,13 @@ usual order is tried and, when the kernel refuses, the reverse (`Step.retry`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from bireme.linux.cgroup.contract import NO_LIMITS, CgroupLimits
+from bireme.linux.cgroup.plan import Step, Write, changed, format_rdma
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-class Write(NamedTuple):
-    """`value` to `file` of `controller`; `alternative` is the file's name on other kernels."""
-
-    controller: str
-    file: str
-    value: str
-    alternative: str = ""
-    optional: bool = False
-    """A missing file is fine: the value is what such a kernel does anyway."""
-
-
-class Step(NamedTuple):
-    """Writes done in order; with `retry`, in reverse order once more when the kernel says EINVAL."""
-
-    writes: tuple[Write, ...]
-    retry: bool = False
 
 
 _SIMPLE: tuple[tuple[str, str, str, str], ...] = (
@@ -65,15 +48,15 @@ def plan_limits(
     if cpu:
         steps.append(Step(tuple(cpu), retry=True))
     singles = [
-        Write(controller, file, str(getattr(new, field)), alternative)
-        for field, controller, file, alternative in _SIMPLE
-        if _changed(new, before, field)
+        Write(controller, file, str(getattr(new, field)), (other, str(getattr(new, field))) if other else None)
+        for field, controller, file, other in _SIMPLE
+        if changed(new, before, field)
     ]
-    if _changed(new, before, "oom_kill_disable") and (new.oom_kill_disable or before.oom_kill_disable or old is None):
+    if changed(new, before, "oom_kill_disable") and (new.oom_kill_disable or before.oom_kill_disable or old is None):
         singles.append(Write("memory", "memory.oom_control", "1" if new.oom_kill_disable else "0"))
     if new.cpu_idle is not None and new.cpu_idle != (before.cpu_idle or 0):
         singles.append(Write("cpu", "cpu.idle", str(new.cpu_idle)))
-    if _changed(new, before, "pids_max"):
+    if changed(new, before, "pids_max"):
         singles.append(Write("pids", "pids.max", "max" if new.pids_max == -1 else str(new.pids_max)))
     singles.extend(_plan_block(new, before))
     singles.extend(_plan_rest(new, before))
@@ -81,17 +64,12 @@ def plan_limits(
     return steps
 
 
-def _changed(new: CgroupLimits, before: CgroupLimits, field: str) -> bool:
-    value = getattr(new, field)
-    return value is not None and value != getattr(before, field)
-
-
 def _plan_memory(new: CgroupLimits, old: CgroupLimits | None, current_memsw: Callable[[], int] | None) -> list[Write]:
     before = old or NO_LIMITS
     memory = memsw = None
-    if _changed(new, before, "memory_bytes"):
+    if changed(new, before, "memory_bytes"):
         memory = Write("memory", "memory.limit_in_bytes", str(new.memory_bytes))
-    if _changed(new, before, "memory_swap_bytes"):
+    if changed(new, before, "memory_swap_bytes"):
         swap = new.memory_swap_bytes
         memsw = Write("memory", "memory.memsw.limit_in_bytes", str(swap), optional=swap == -1)
     if memory is None or memsw is None:
@@ -114,7 +92,7 @@ def _plan_cpu(new: CgroupLimits, before: CgroupLimits) -> list[Write]:
         ("cpu_rt_period_us", "cpu.rt_period_us"),
         ("cpu_rt_runtime_us", "cpu.rt_runtime_us"),
     )
-    writes = [Write("cpu", file, str(getattr(new, field))) for field, file in fields if _changed(new, before, field)]
+    writes = [Write("cpu", file, str(getattr(new, field))) for field, file in fields if changed(new, before, field)]
     return [
         write
         for write in writes
@@ -124,9 +102,10 @@ def _plan_cpu(new: CgroupLimits, before: CgroupLimits) -> list[Write]:
 
 def _plan_block(new: CgroupLimits, before: CgroupLimits) -> list[Write]:
     writes = [
-        Write("blkio", "blkio.weight_device", f"{d.major}:{d.minor} {d.weight}", "blkio.bfq.weight_device")
-        for d in new.blkio_weight_devices
-        if d not in before.blkio_weight_devices
+        Write("blkio", "blkio.weight_device", line, ("blkio.bfq.weight_device", line))
+        for line in (
+            f"{d.major}:{d.minor} {d.weight}" for d in new.blkio_weight_devices if d not in before.blkio_weight_devices
+        )
     ]
     writes.extend(
         Write("blkio", _THROTTLE_FILES[t.what], f"{t.major}:{t.minor} {t.rate}")
@@ -149,24 +128,3 @@ def _plan_rest(new: CgroupLimits, before: CgroupLimits) -> list[Write]:
     )
     writes.extend(Write("rdma", "rdma.max", format_rdma(entry)) for entry in new.rdma if entry not in before.rdma)
     return writes
-
-
-def format_rdma(entry: tuple[str, int | None, int | None]) -> str:
-    """A line of rdma.max: "mlx4_0 hca_handle=2 hca_object=2000"."""
-    name, handles, objects = entry
-    pairs = (("hca_handle", handles), ("hca_object", objects))
-    return " ".join([name, *(f"{key}={value}" for key, value in pairs if value is not None)])
-
-
-def merge(before: CgroupLimits, new: CgroupLimits) -> CgroupLimits:
-    """What is in force after `new` was applied on top of `before`."""
-    values = {
-        field: getattr(new, field)
-        for field in new._fields
-        if getattr(new, field) not in (None, ()) and field != "check_before_update"
-    }
-    for field, key_length in (("blkio_throttle", 3), ("blkio_weight_devices", 2), ("hugepages", 1)):
-        if field in values:
-            merged = {entry[:key_length]: entry for entry in (*getattr(before, field), *values[field])}
-            values[field] = tuple(merged.values())
-    return before._replace(**values)

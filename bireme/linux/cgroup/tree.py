@@ -71,12 +71,21 @@ def check_name(name: str) -> str:
 
 
 def check_subtree(subtree: str) -> list[str]:
-    """The components of a subtree path, checked."""
-    return [check_name(part) for part in subtree.strip("/").split("/")]
+    """The components of a subtree path, checked; "/" is the top of the hierarchy itself."""
+    return [check_name(part) for part in subtree.strip("/").split("/") if part]
 
 
 def open_directory(path: str, dir_fd: int | None = None) -> int:
     return os.open(path, _DIRECTORY, dir_fd=dir_fd)
+
+
+def make_directory(dir_fd: int, name: str) -> bool:
+    """mkdir; False when it was there already."""
+    try:
+        os.mkdir(name, 0o755, dir_fd=dir_fd)
+    except FileExistsError:
+        return False
+    return True
 
 
 def read_file(dir_fd: int, path: str) -> str:
@@ -167,7 +176,7 @@ def remove_directory(dir_fd: int, path: str) -> bool:
     return len(below) > 1 and all(_rmdir(dir_fd, current) for current in reversed(below))
 
 
-def _rmdir(dir_fd: int, path: str) -> bool:
+def _rmdir(dir_fd: int | None, path: str) -> bool:
     try:
         os.rmdir(path, dir_fd=dir_fd)
     except FileNotFoundError:
@@ -246,3 +255,8 @@ def first_disk() -> str:
     except OSError:
         pass
     return ""
+
+
+def remove_quietly(path: str) -> bool:
+    """rmdir by path: False when it is busy."""
+    return _rmdir(None, path)

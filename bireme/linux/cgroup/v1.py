@@ -19,11 +19,13 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from bireme.errors import BiremeError, Conflict, Deadline, Denied, Invalid, NotFound, Unsupported
+from bireme.errors import BiremeError, Conflict, Deadline, Denied, NotFound, Unsupported
 from bireme.linux.cgroup import tree
+from bireme.linux.cgroup.apply import run_steps
 from bireme.linux.cgroup.contract import DEFAULT_RULES, NO_LIMITS, CgroupLimits, DeviceRule
 from bireme.linux.cgroup.devices import DevicePolicy, plan_device_writes, reduce_rules
-from bireme.linux.cgroup.plan_v1 import Write, merge, plan_limits
+from bireme.linux.cgroup.plan import merge
+from bireme.linux.cgroup.plan_v1 import plan_limits
 from bireme.linux.cgroup.stats import (
     CgroupStats,
     parse_blkio,
@@ -53,6 +55,7 @@ class CgroupsV1:
         self._applied: dict[str, CgroupLimits] = {}
         self._policies: dict[str, DevicePolicy] = {}
         self._dynmods = -1
+        self._cpuset_by_hand = -1
         try:
             for hierarchy in hierarchies:
                 fd = self._open_hierarchy(hierarchy)
@@ -76,36 +79,31 @@ class CgroupsV1:
         return frozenset(self._fds)
 
     def _open_hierarchy(self, hierarchy: tree.MountedHierarchy) -> int:
+        cpuset = "cpuset" in hierarchy.controllers
+        current = tree.open_directory(hierarchy.path)
         try:
-            current = tree.open_directory(hierarchy.path)
             for part in self._parts:
-                parent = current
+                made = tree.make_directory(current, part)
+                below = tree.open_directory(part, current)
+                current, parent = below, current
                 try:
-                    try:
-                        os.mkdir(part, 0o755, dir_fd=parent)
-                    except FileExistsError:
-                        pass
-                    current = tree.open_directory(part, parent)
-                    if "cpuset" in hierarchy.controllers:
-                        self._fill_cpuset(parent, current)
+                    if cpuset:
+                        _fill_cpuset(parent, below)
+                        if made:
+                            tree.write_file(below, "cgroup.clone_children", b"1")
                 finally:
                     os.close(parent)
-        except OSError as error:
-            raise tree.write_error(self._subtree, f"{hierarchy.path}/{self._subtree}", "directory", error) from error
-        if "cpuset" in hierarchy.controllers:
-            tree.write_file(current, "cgroup.clone_children", b"1")
-        if "memory" in hierarchy.controllers and tree.read_optional(current, "memory.use_hierarchy").strip() == "0":
-            try:
-                tree.write_file(current, "memory.use_hierarchy", b"1")
-            except OSError:
-                pass
+            if cpuset and tree.read_file(current, "cgroup.clone_children").strip() != "1":
+                self._cpuset_by_hand = current
+            if "memory" in hierarchy.controllers and self._parts:
+                _use_hierarchy(current)
+        except BaseException as error:
+            os.close(current)
+            if isinstance(error, OSError):
+                place = f"{hierarchy.path}/{self._subtree}"
+                raise tree.write_error(self._subtree, place, "directory", error) from error
+            raise
         return current
-
-    @staticmethod
-    def _fill_cpuset(parent: int, child: int) -> None:
-        for file in ("cpuset.cpus", "cpuset.mems"):
-            if not tree.read_file(child, file).strip():
-                tree.write_file(child, file, tree.read_file(parent, file).strip().encode())
 
     def create(self, name: str, devices: Sequence[DeviceRule] = DEFAULT_RULES) -> None:
         tree.check_name(name)
@@ -114,6 +112,8 @@ class CgroupsV1:
             for fd, _, _ in self._mounts:
                 os.mkdir(name, 0o755, dir_fd=fd)
                 made.append(fd)
+            if self._cpuset_by_hand >= 0:
+                self._fill_child(name)
             if self._devices >= 0:
                 default = devices is DEFAULT_RULES
                 policy = _DEFAULT_POLICY if default else reduce_rules(devices)
@@ -128,6 +128,13 @@ class CgroupsV1:
                 raise tree.write_error(name, "cgroup", "directory", error) from error
             raise
         self._applied[name] = NO_LIMITS._replace(devices=tuple(devices))
+
+    def _fill_child(self, name: str) -> None:
+        child = tree.open_directory(name, self._cpuset_by_hand)
+        try:
+            _fill_cpuset(self._cpuset_by_hand, child)
+        finally:
+            os.close(child)
 
     def _write_devices(self, name: str, writes: list[tuple[str, bytes]]) -> None:
         opened: dict[str, int] = {}
@@ -158,16 +165,7 @@ class CgroupsV1:
             raise tree.missing(name)
         if limits.check_before_update and limits.memory_bytes not in (None, -1):
             self._check_usage(name, limits.memory_bytes or 0)
-        for step in plan_limits(limits, old, lambda: self._current_memsw(name)):
-            try:
-                self._write_all(name, step.writes)
-            except OSError as error:
-                if not (step.retry and error.errno == errno.EINVAL and len(step.writes) > 1):
-                    raise self._explain(name, step.writes, error) from error
-                try:
-                    self._write_all(name, step.writes[::-1])
-                except OSError as again:
-                    raise self._explain(name, step.writes, again) from again
+        run_steps(name, plan_limits(limits, old, lambda: self._current_memsw(name)), self._fds)
         if limits.devices is not None and self._devices >= 0 and (old is None or limits.devices != old.devices):
             policy = reduce_rules(limits.devices)
             try:
@@ -176,59 +174,6 @@ class CgroupsV1:
                 raise tree.write_error(name, "devices", "these rules", error) from error
             self._policies[name] = policy
         self._applied[name] = merge(old or NO_LIMITS, limits)
-
-    def _write_all(self, name: str, writes: tuple[Write, ...]) -> None:
-        for write in writes:
-            self._write_one(name, write)
-
-    def _write_one(self, name: str, write: Write) -> None:
-        fd = self._fds.get(write.controller)
-        if fd is None:
-            raise Unsupported(
-                f"the cgroup controller {write.controller} is not mounted: cannot set {write.file}",
-                subject=name,
-                place=write.file,
-            )
-        try:
-            tree.write_file(fd, f"{name}/{write.file}", write.value.encode())
-        except FileNotFoundError:
-            if write.alternative:
-                self._write_one(name, write._replace(file=write.alternative, alternative=""))
-            elif write.file.startswith("memory.memsw.") and not write.optional:
-                raise Unsupported(
-                    "your kernel does not support swap limit capabilities or the cgroup is not mounted",
-                    subject=name,
-                    place=write.file,
-                    hint="boot with swapaccount=1",
-                ) from None
-            elif not write.optional:
-                raise
-        except OSError as error:
-            error.filename = write.file
-            raise
-
-    def _explain(self, name: str, writes: tuple[Write, ...], error: OSError) -> BiremeError:
-        file = str(error.filename or "").rpartition("/")[2] or writes[0].file
-        value = next((w.value for w in writes if w.file == file), writes[0].value)
-        if file == "memory.limit_in_bytes" and error.errno == errno.EINVAL:
-            return Invalid(
-                "Memory limit should be smaller than already set memoryswap limit, "
-                "update the memoryswap at the same time",
-                subject=name,
-                place=file,
-            )
-        if file in ("cpuset.cpus", "cpuset.mems"):
-            return self._explain_cpuset(name, file, value, error)
-        return tree.write_error(name, file, value, error)
-
-    def _explain_cpuset(self, name: str, file: str, value: str, error: OSError) -> BiremeError:
-        if error.errno not in (errno.EINVAL, errno.ERANGE, errno.EACCES, errno.ENOSPC):
-            return tree.write_error(name, file, value, error)
-        available = tree.read_file(self._fds["cpuset"], file).strip()
-        what = "CPUs" if file.endswith("cpus") else "memory nodes"
-        return Invalid(
-            f"Requested {what} are not available - requested {value}, available: {available}", subject=name, place=file
-        )
 
     def _current_memsw(self, name: str) -> int:
         text = tree.read_optional(self._fds["memory"], f"{name}/memory.memsw.limit_in_bytes")
@@ -454,19 +399,25 @@ class CgroupsV1:
             self._dynmods = -1
 
     def close_subtree(self) -> bool:
+        if not self._parts:
+            self.close()
+            return True
         left = [name for name in self.list() if not self.remove(name)]
         subtrees = [path for _, path, _ in self._mounts]
         self.close()
-        return not left and all(_remove_quietly(path) for path in subtrees)
+        return not left and all(tree.remove_quietly(path) for path in subtrees)
 
 
-def _remove_quietly(path: str) -> bool:
-    try:
-        os.rmdir(path)
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        return False
-    return True
+def _fill_cpuset(parent: int, child: int) -> None:
+    for file in ("cpuset.cpus", "cpuset.mems"):
+        if not tree.read_file(child, file).strip():
+            tree.write_file(child, file, tree.read_file(parent, file).strip().encode())
+
+
+def _use_hierarchy(fd: int) -> None:
+    """Before Linux 5.11 a memory cgroup counts its children only when told to."""
+    if tree.read_optional(fd, "memory.use_hierarchy").strip() == "0":
+        try:
+            tree.write_file(fd, "memory.use_hierarchy", b"1")
+        except OSError:
+            pass
