@@ -170,16 +170,19 @@ class NetlinkSocket:
     def _receive(self, about: Message) -> list[tuple[int, int, int, bytes]]:
         """The messages of one datagram: (type, flags, sequence, payload). Never waits: the kernel has answered."""
         try:
-            data = self._socket.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
+            data = self._receive_raw()
         except OSError as error:
             raise self._error(error.errno or 0, about, "no answer", 0) from None
         return list(iter_messages(data))
+
+    def _receive_raw(self) -> bytes:
+        return self._socket.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
 
     def _discard(self) -> None:
         """Drop what an interrupted earlier exchange left in the buffer."""
         while True:
             try:
-                self._socket.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT)
+                self._receive_raw()
             except BlockingIOError:
                 return
             except OSError:
