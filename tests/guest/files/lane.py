@@ -53,6 +53,7 @@ def run(order, scale):
         "BIREME_TIME_SCALE": f"{scale:.1f}",
         "HOME": "/root",
         "PATH": f"{VENV}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "NO_COLOR": "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "LC_ALL": "C.UTF-8",
