@@ -109,7 +109,9 @@ class Execs:
         driver = need(self._instances.driver(instance), Exec, "exec")
         record.started = True
         try:
-            begun = await driver.exec(instance.id, record.id, record.process, record.stdin and not detach)
+            begun = await driver.exec(
+                instance.id, instance.spec, record.id, record.process, record.stdin and not detach
+            )
         except BiremeError as error:
             record.exit_code = error.exit_code if isinstance(error, StartError) else 126
             record.finished_at_ns = time.time_ns()

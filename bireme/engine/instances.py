@@ -57,6 +57,7 @@ class Instances:
         self._events = events
         self._tasks = tasks
         self._tidier = tidier
+        self._early: list[tuple[InstanceId, ExitStatus]] | None = []
         for driver in drivers.values():
             driver.watch(self.exited)
 
@@ -196,11 +197,20 @@ class Instances:
 
     def exited(self, identity: InstanceId, status: ExitStatus) -> None:
         """The driver's callback: the first process ended and its output is in the log."""
+        if self._early is not None:
+            self._early.append((identity, status))
+            return
         instance = self._table.get(identity)
         if instance is None:
-            log.warning("exit of unknown instance %s", identity)
+            log.debug("exit of an instance that is removed: %s", identity)
             return
         self._tasks.spawn(self._exited(instance, status), "exit")
+
+    def open(self) -> None:
+        """Reconciliation is done: take the exits that came before it, and every later one at once."""
+        early, self._early = self._early or [], None
+        for identity, status in early:
+            self.exited(identity, status)
 
     async def _exited(self, instance: Instance, status: ExitStatus) -> None:
         async with instance.locked():

@@ -3,61 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol
 
 from bireme.engine.record import Instance
 from bireme.errors import Invalid, NotFound, Unsupported
 from bireme.instance.driver import Endpoint, PortMapping
 from bireme.instance.spec import PortRequest
+from bireme.network.bridge import BridgeNetwork
+from bireme.network.portmap import ReservedSocket
 
-
-class Reserved(Protocol):
-    """A host port held by an open socket; `target` is where a relay sends what arrives on it."""
-
-    @property
-    def fd(self) -> int: ...
-    @property
-    def protocol(self) -> str: ...
-    @property
-    def target(self) -> tuple[str, int]: ...
-    @property
-    def relay(self) -> bool: ...
-    def close(self) -> None: ...
-
-
-class Published(Protocol):
-    @property
-    def mappings(self) -> tuple[PortMapping, ...]: ...
-    @property
-    def sockets(self) -> Sequence[Reserved]: ...
-
-
-class Bridge(Protocol):
-    """The default network. Calls are synchronous and short."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def gateway(self) -> str: ...
-    @property
-    def subnet(self) -> str: ...
-    @property
-    def mtu(self) -> int: ...
-    def allocate(self, instance_id: str, address: str = "", mac: str = "") -> Endpoint: ...
-    def restore(self, instance_id: str, endpoint: Endpoint, mappings: Sequence[PortMapping] = ()) -> None: ...
-    def release(self, instance_id: str) -> None: ...
-    def publish(self, instance_id: str, endpoint: Endpoint, requests: Sequence[PortRequest]) -> Published: ...
-    def unpublish(self, instance_id: str) -> None: ...
-
-
-HoldPorts = Callable[[str, Sequence[Reserved]], Awaitable[None]]
+HoldPorts = Callable[[str, Sequence[ReservedSocket]], Awaitable[None]]
 DropPorts = Callable[[str], Awaitable[None]]
 
 
 class Networks:
     """none, host, and the default bridge."""
 
-    def __init__(self, bridge: Bridge | None, hold: HoldPorts, drop: DropPorts) -> None:
+    def __init__(self, bridge: BridgeNetwork | None, hold: HoldPorts, drop: DropPorts) -> None:
         self.bridge = bridge
         self._hold = hold
         self._drop = drop
@@ -92,15 +53,14 @@ class Networks:
         requests = port_requests(instance)
         if not requests or not endpoints or self.bridge is None:
             return ()
-        published = self.bridge.publish(instance.id, endpoints[0], requests)
+        published = self.bridge.publish(instance.id, endpoints[0], requests, instance.name)
         try:
             await self._hold(instance.id, published.sockets)
         except BaseException:
             self.bridge.unpublish(instance.id)
             raise
         finally:
-            for reserved in published.sockets:
-                reserved.close()
+            published.close()
         return published.mappings
 
     async def give_back(self, instance: Instance) -> None:
@@ -113,12 +73,13 @@ class Networks:
         self.bridge.release(instance.id)
 
     def restore(self, instances: Iterable[Instance]) -> None:
-        """Take again what running instances already have, after an engine restart."""
+        """Take again what running instances already have, then make or repair the network itself."""
         if self.bridge is None:
             return
         for instance in instances:
             for endpoint in instance.endpoints:
                 self.bridge.restore(instance.id, endpoint, instance.ports)
+        self.bridge.ensure()
 
 
 def port_requests(instance: Instance) -> tuple[PortRequest, ...]:

@@ -190,8 +190,11 @@ class Driver(Protocol):
 
 @runtime_checkable
 class Exec(Protocol):
-    async def exec(self, instance: InstanceId, exec_id: ExecId, process: ProcessSpec, stdin: bool) -> ExecStarted:
-        """Run one more process inside; its streams belong to the caller. Errors as `Driver.start`."""
+    async def exec(
+        self, instance: InstanceId, spec: InstanceSpec, exec_id: ExecId, process: ProcessSpec, stdin: bool
+    ) -> ExecStarted:
+        """Run one more process inside, with the rights `spec` gives; its streams belong to the caller. Errors as
+        `Driver.start`."""
         ...
 
     async def exec_wait(self, exec_id: ExecId) -> ExitStatus: ...

@@ -174,13 +174,15 @@ class DriverContract:
                 return
             placement = await h.running()
             number = ExecId("e" * 64)
-            started = await driver.exec(placement.id, number, ProcessSpec(args=("echo", "hello")), False)
+            started = await driver.exec(
+                placement.id, placement.spec, number, ProcessSpec(args=("echo", "hello")), False
+            )
             assert started.pid > 0
             assert await _read(started.streams.stdout) == b"hello\n"
             assert await _read(started.streams.stderr) == b""
             assert (await driver.exec_wait(number)).code == 0
             with pytest.raises(StartError):
-                await driver.exec(placement.id, ExecId("f" * 64), ProcessSpec(args=("missing",)), False)
+                await driver.exec(placement.id, placement.spec, ExecId("f" * 64), ProcessSpec(args=("missing",)), False)
             await h.finish(placement)
 
         self.drive(scenario)

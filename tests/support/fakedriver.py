@@ -24,7 +24,7 @@ from bireme.instance.driver import (
     Stat,
     Streams,
 )
-from bireme.instance.spec import ExecId, InstanceId, ProcessSpec
+from bireme.instance.spec import ExecId, InstanceId, InstanceSpec, ProcessSpec
 
 _FATAL = {1, 2, 3, 6, 9, 15}
 
@@ -130,7 +130,9 @@ class FakeDriver:
             )
         return found
 
-    async def exec(self, instance: InstanceId, exec_id: ExecId, process: ProcessSpec, stdin: bool) -> ExecStarted:
+    async def exec(
+        self, instance: InstanceId, spec: InstanceSpec, exec_id: ExecId, process: ProcessSpec, stdin: bool
+    ) -> ExecStarted:
         self._live(instance)
         _refuse(process.args)
         out, out_w = os.pipe()

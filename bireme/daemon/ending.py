@@ -1,0 +1,49 @@
+"""Ending every process of a run root when its engine is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from bireme.drivers.container.link import SupervisorLink
+from bireme.errors import BiremeError
+from bireme.wire import supervision
+
+GRACE_S = 10.0
+
+
+async def end_without_engine(socket_path: str) -> None:
+    """TERM, then KILL, whatever the supervisor runs, then let it and its keeper end."""
+
+    async def greet(link: SupervisorLink) -> None:
+        await link.ask("hello", version=supervision.VERSION, client="shutdown", execs=[])
+
+    link = SupervisorLink(socket_path, lambda _event: None, greet)
+    connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    runner = asyncio.get_running_loop().create_task(link.run(connected))
+    try:
+        await asyncio.wait_for(connected, GRACE_S)
+        await _end_all(link)
+        await link.call("shutdown")
+    finally:
+        link.close()
+        runner.cancel()
+
+
+async def _end_all(link: SupervisorLink) -> None:
+    deadline = time.monotonic() + GRACE_S
+    signum = 15
+    while rows := await _running(link):
+        for identity in rows:
+            try:
+                await link.call("signal", id=identity, signum=signum, all=signum == 9)
+            except BiremeError:
+                continue
+        await asyncio.sleep(0.1)
+        if time.monotonic() > deadline:
+            signum = 9
+
+
+async def _running(link: SupervisorLink) -> list[str]:
+    answer, _ = await link.call("list")
+    return [row["id"] for row in answer["instances"] if row["state"] != "exited"]

@@ -1,0 +1,290 @@
+"""An InstanceSpec as an OCI runtime configuration with Docker's defaults, and that as a launch plan.
+
+The only looks at the host are at devices and bind sources, when an instance is created.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any
+
+import msgspec
+
+from bireme.drivers.container.capability import resolve
+from bireme.drivers.container.resources import resources
+from bireme.drivers.container.seccomp import seccomp_of
+from bireme.errors import Invalid, Unsupported
+from bireme.instance.driver import Placement
+from bireme.instance.spec import InstanceSpec, Mount, ProcessSpec
+from bireme.oci.runtime_spec import VERSION, CapabilitySets, Config, Device, Namespace, Process
+from bireme.oci.runtime_spec import Mount as OciMount
+from bireme.runtime import defaults
+from bireme.runtime.plan import ExecPlan, Interface, LaunchPlan, RootPlan, plan_exec, plan_launch
+from bireme.wire.supervision import Log
+
+__all__ = ["Host", "check", "log_of", "plan_exec_process", "plan_instance", "resources"]
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """What this engine may use: user namespaces by default, and the init program ("" = not built)."""
+
+    userns: bool = True
+    init_path: str = ""
+
+
+def uses_userns(spec: InstanceSpec, host: Host) -> bool:
+    """A user namespace of its own unless it was asked otherwise, or what it shares with the host would not work in
+    one: the host's processes, network or IPC belong to the host's user namespace."""
+    names = spec.namespaces
+    shared = "host" in (names.user, names.pid, names.ipc) or spec.network.name == "host"
+    return host.userns and not shared and not spec.security.privileged
+
+
+def check(placement: Placement, host: Host) -> None:
+    """Raise for a spec that could not start; called when it is created."""
+    spec = placement.spec
+    for kind in ("user", "pid", "ipc", "uts", "cgroup"):
+        value = getattr(spec.namespaces, kind)
+        if value not in ("", "host", "private", "shareable"):
+            raise Unsupported(f"--{kind} {value} is not supported yet", subject=kind)
+    if spec.init and not host.init_path:
+        raise Unsupported("--init: the init program is not built", hint="run `make -C guest`")
+    if spec.cgroup_parent:
+        raise Unsupported("--cgroup-parent is not supported yet", subject=spec.cgroup_parent)
+    for mount in spec.mounts:
+        if mount.kind == "bind" and not os.path.exists(mount.source):
+            raise Invalid(
+                f'invalid mount config for type "bind": bind source path does not exist: {mount.source}',
+                subject=mount.source,
+            )
+    plan_instance(placement, host)
+
+
+def plan_instance(placement: Placement, host: Host) -> LaunchPlan:
+    """The launch plan: OCI configuration, root, and what Docker adds to both."""
+    spec = placement.spec
+    userns = uses_userns(spec, host)
+    root = RootPlan(
+        lower=list(placement.root.lower),
+        upper=placement.root.upper,
+        work=placement.root.work,
+        readonly=spec.read_only_root,
+        idmap=userns,
+    )
+    plan = plan_launch(
+        configure(placement, host),
+        root,
+        user=spec.process.user,
+        groups=spec.process.groups,
+        seccomp="default" if _default_seccomp(spec) else "",
+        init=host.init_path if spec.init else "",
+    )
+    plan["network"] = {
+        "interfaces": [
+            Interface(
+                name=e.interface,
+                bridge=e.bridge,
+                address=e.address,
+                prefix_len=e.prefix_len,
+                gateway=e.gateway,
+                mac=e.mac,
+                mtu=e.mtu,
+            )
+            for e in placement.endpoints
+        ]
+    }
+    return plan
+
+
+def configure(placement: Placement, host: Host) -> Config:
+    """The OCI configuration of an instance."""
+    spec = placement.spec
+    userns = uses_userns(spec, host)
+    privileged = spec.security.privileged
+    config: Config = {
+        "ociVersion": VERSION,
+        "process": _process(spec.process, spec, privileged),
+        "root": {"path": "", "readonly": spec.read_only_root},
+        "mounts": _mounts(placement, userns),
+        "linux": {
+            "namespaces": _namespaces(spec, userns),
+            "devices": _devices(spec),
+            "maskedPaths": _paths(spec.security.masked_paths, defaults.MASKED_PATHS, privileged),
+            "readonlyPaths": _paths(spec.security.readonly_paths, defaults.READONLY_PATHS, privileged),
+            "sysctl": dict(spec.sysctls),
+        },
+    }
+    if spec.namespaces.uts != "host":
+        config["hostname"] = placement.hostname
+        if spec.domainname:
+            config["domainname"] = spec.domainname
+    if not _default_seccomp(spec) and (profile := seccomp_of(spec.security)) is not None:
+        config["linux"]["seccomp"] = profile
+    return config
+
+
+def plan_exec_process(process: ProcessSpec, spec: InstanceSpec) -> ExecPlan:
+    """The plan of one more process inside: the rights of the first one, all of them with `privileged`."""
+    privileged = process.privileged or spec.security.privileged
+    word = "default" if not privileged and _default_seccomp(spec) else ""
+    linux: Any = {}
+    if not word and not privileged and (profile := seccomp_of(spec.security)) is not None:
+        linux["seccomp"] = profile
+    return plan_exec(
+        _process(process, spec, privileged), user=process.user, groups=process.groups, seccomp=word, linux=linux
+    )
+
+
+def log_of(placement: Placement) -> Log:
+    config = placement.spec.log
+    return Log(
+        driver=config.driver,
+        path=placement.log_path,
+        max_size_bytes=config.max_size_bytes,
+        max_files=config.max_files,
+    )
+
+
+def _default_seccomp(spec: InstanceSpec) -> bool:
+    """The stock profile, compiled once, fits when nothing in it depends on added capabilities."""
+    security = spec.security
+    return not (security.seccomp or security.privileged or security.cap_add)
+
+
+def _process(process: ProcessSpec, spec: InstanceSpec, privileged: bool) -> Process:
+    names = resolve(msgspec.structs.replace(spec.security, privileged=privileged))
+    sets: CapabilitySets = {"bounding": names, "effective": names, "permitted": names}
+    made: Process = {
+        "terminal": process.terminal,
+        "user": {"uid": 0, "gid": 0},
+        "args": list(process.args),
+        "env": list(process.env),
+        "cwd": process.working_dir or "/",
+        "capabilities": sets,
+        "noNewPrivileges": spec.security.no_new_privileges,
+        "rlimits": [{"type": f"RLIMIT_{u.name.upper()}", "soft": u.soft, "hard": u.hard} for u in spec.ulimits],
+    }
+    if spec.oom_score_adj:
+        made["oomScoreAdj"] = spec.oom_score_adj
+    if process.rows and process.columns:
+        made["consoleSize"] = {"height": process.rows, "width": process.columns}
+    return made
+
+
+def _namespaces(spec: InstanceSpec, userns: bool) -> list[Namespace]:
+    names = spec.namespaces
+    private: list[Namespace] = [{"type": "mount"}]
+    for kind, value in (("pid", names.pid), ("ipc", names.ipc), ("uts", names.uts)):
+        if value != "host":
+            private.append({"type": kind})
+    if spec.network.name != "host":
+        private.append({"type": "network"})
+    if names.cgroup != "host":
+        private.append({"type": "cgroup"})
+    if userns:
+        private.append({"type": "user"})
+    return private
+
+
+def _mounts(placement: Placement, userns: bool) -> list[OciMount]:
+    """Docker's stock mounts unless one is replaced, then the etc files, then what was asked."""
+    spec = placement.spec
+    replaced = {os.path.normpath(m.target) for m in spec.mounts}
+    mounts = [m for m in defaults.default_mounts(spec.shm_size_bytes) if m["destination"] not in replaced]
+    if spec.security.privileged:
+        mounts = [_writable(m) for m in mounts]
+    for source, target in placement.files:
+        if target not in replaced:
+            mounts.append(_bind(Mount(kind="bind", source=source, target=target), userns))
+    mounts.extend(_bind(m, userns) if m.kind == "bind" else _tmpfs(m) for m in spec.mounts)
+    return mounts
+
+
+def _writable(mount: OciMount) -> OciMount:
+    if mount["destination"] not in ("/sys", "/sys/fs/cgroup"):
+        return mount
+    return {**mount, "options": [o for o in mount["options"] if o != "ro"] + ["rw"]}
+
+
+def _bind(mount: Mount, userns: bool) -> OciMount:
+    kind = "rbind" if mount.recursive else "bind"
+    options = [kind, "ro" if mount.read_only else "rw", mount.propagation, *mount.options]
+    if userns:
+        options.append("ridmap" if mount.recursive else "idmap")
+    return {"destination": mount.target, "type": "bind", "source": mount.source, "options": options}
+
+
+def _tmpfs(mount: Mount) -> OciMount:
+    options = ["nosuid", "nodev", "noexec"]
+    for option in mount.options:
+        options = [o for o in options if o != option.removeprefix("no") and f"no{option}" != o]
+        options.append(option)
+    if mount.read_only:
+        options.append("ro")
+    if mount.size_bytes:
+        options.append(f"size={mount.size_bytes}")
+    if mount.mode is not None:
+        options.append(f"mode={mount.mode:o}")
+    return {"destination": mount.target, "type": "tmpfs", "source": "tmpfs", "options": options}
+
+
+def _paths(asked: tuple[str, ...] | None, stock: tuple[str, ...], privileged: bool) -> list[str]:
+    if asked is not None:
+        return list(asked)
+    return [] if privileged else list(stock)
+
+
+def _devices(spec: InstanceSpec) -> list[Device]:
+    found = [_device(d.host_path, d.path) for d in spec.devices]
+    if spec.security.privileged:
+        have = {d["path"] for d in found}
+        found.extend(d for d in host_devices() if d["path"] not in have)
+    return found
+
+
+def _device(host_path: str, path: str) -> Device:
+    try:
+        status = os.stat(host_path)
+    except OSError as error:
+        raise Invalid(
+            f'error gathering device information while adding custom device "{host_path}": {error.strerror}',
+            subject=host_path,
+        ) from error
+    if stat.S_ISCHR(status.st_mode):
+        kind = "c"
+    elif stat.S_ISBLK(status.st_mode):
+        kind = "b"
+    else:
+        raise Invalid(
+            f'error gathering device information while adding custom device "{host_path}": not a device node',
+            subject=host_path,
+        )
+    return {
+        "path": path or host_path,
+        "type": kind,
+        "major": os.major(status.st_rdev),
+        "minor": os.minor(status.st_rdev),
+        "fileMode": stat.S_IMODE(status.st_mode),
+        "uid": status.st_uid,
+        "gid": status.st_gid,
+    }
+
+
+_NOT_SHARED = frozenset({"pts", "shm", "mqueue", "fd", "console", *(name for name, _, _ in defaults.DEVICES)})
+
+
+def host_devices() -> list[Device]:
+    """Every device node of the host's /dev, for --privileged."""
+    found: list[Device] = []
+    for directory, names, files in os.walk("/dev"):
+        names[:] = [n for n in names if n not in _NOT_SHARED]
+        for name in files:
+            path = f"{directory}/{name}"
+            if name in _NOT_SHARED or os.path.islink(path):
+                continue
+            try:
+                found.append(_device(path, path))
+            except Invalid:
+                continue
+    return found

@@ -1,0 +1,28 @@
+"""The use cases an API is built on, put together by daemon/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bireme.engine.console import Consoles
+from bireme.engine.events import Events
+from bireme.engine.execs import Execs
+from bireme.engine.images import Images
+from bireme.engine.instances import Instances
+from bireme.engine.logs import Logs
+from bireme.engine.networks import Networks
+from bireme.engine.system import System
+from bireme.engine.tasks import TaskGroup
+
+
+@dataclass(frozen=True)
+class Services:
+    instances: Instances
+    consoles: Consoles
+    execs: Execs
+    images: Images
+    logs: Logs
+    networks: Networks
+    events: Events
+    system: System
+    tasks: TaskGroup
