@@ -10,7 +10,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from tests.guest.image import Image
 
@@ -35,7 +35,7 @@ def command(image: Image, source: Path, results: Path, console: Path) -> list[st
     return argv
 
 
-def stream(pipe: BinaryIO, deadline: float) -> bool:
+def stream(pipe: IO[bytes], deadline: float) -> bool:
     """Copy the machine's output to ours until it ends; False when the deadline came first."""
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)

@@ -11,6 +11,7 @@ import tarfile
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 SOURCE = Path("/srv/bireme")
 RESULTS = Path("/var/tmp/lane")
@@ -19,7 +20,7 @@ REFERENCE_S = 0.035
 """The same loop on the machine that the tests' deadlines were written on."""
 
 
-def speed_probe():
+def speed_probe() -> float:
     """How many times slower Python is here than there."""
     begin = time.perf_counter()
     total = 0
@@ -28,13 +29,14 @@ def speed_probe():
     return max(1.0, (time.perf_counter() - begin) / REFERENCE_S)
 
 
-def unpack():
+def unpack() -> dict[str, Any]:
     with tarfile.open("/dev/vdb", "r|") as archive:
         archive.extractall(SOURCE)
-    return json.loads((SOURCE / ".lane.json").read_text())
+    order: dict[str, Any] = json.loads((SOURCE / ".lane.json").read_text())
+    return order
 
 
-def install_programs():
+def install_programs() -> None:
     """The console scripts and the import path that an editable install would give, without running an installer."""
     site = next((VENV / "lib").glob("python3*")) / "site-packages"
     (site / "bireme-checkout.pth").write_text(f"{SOURCE}\n")
@@ -47,7 +49,7 @@ def install_programs():
     (SOURCE / ".venv").symlink_to(VENV)
 
 
-def run(order, scale):
+def run(order: dict[str, Any], scale: float) -> int:
     environment = os.environ | order["environment"]
     environment |= {
         "BIREME_TIME_SCALE": f"{scale:.1f}",
@@ -67,7 +69,7 @@ def run(order, scale):
         return 124
 
 
-def leave_results(code):
+def leave_results(code: int) -> None:
     (RESULTS / "code").write_text(f"{code}\n")
     journal = subprocess.run(["dmesg"], capture_output=True, check=False).stdout[-200_000:]
     (RESULTS / "dmesg").write_bytes(journal)
@@ -76,7 +78,7 @@ def leave_results(code):
     os.sync()
 
 
-def main():
+def main() -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     code = 125
     try:
