@@ -213,7 +213,7 @@ class BridgeNetwork:
             raise Unavailable(f"network {self.name} is not up", subject=self.name)
         return self._pool
 
-    def restore(self, instance_id: str, endpoint: Endpoint, ports: Sequence[PortMapping] = ()) -> None:
+    def restore(self, instance_id: str, endpoint: Endpoint, mappings: Sequence[PortMapping] = ()) -> None:
         """Take over a running instance's endpoint and ports from an earlier engine; call before `ensure`.
 
         The relay holds the sockets still. Conflict when another instance has the address.
@@ -225,9 +225,9 @@ class BridgeNetwork:
                 raise Conflict("Address already in use", subject=endpoint.address, place=f"network {self.name}")
             else:
                 self._claims[instance_id] = endpoint.address
-            if ports:
-                self._ports[instance_id] = tuple(ports)
-                self._firewall.remember(_forwardings(ports, endpoint.address))
+            if mappings:
+                self._ports[instance_id] = tuple(mappings)
+                self._firewall.remember(_forwardings(mappings, endpoint.address))
 
     def release(self, instance_id: str) -> None:
         """Close the instance's ports and free its address. Idempotent."""

@@ -44,7 +44,7 @@ class Published(NamedTuple):
     def close(self) -> None:
         """Close the sockets of this process."""
         for reserved in self.sockets:
-            reserved.socket.close()
+            reserved.close()
 
 
 class Network(Protocol):
@@ -64,7 +64,7 @@ class Network(Protocol):
         """
         ...
 
-    def restore(self, instance_id: str, endpoint: Endpoint, ports: Sequence[PortMapping] = ()) -> None:
+    def restore(self, instance_id: str, endpoint: Endpoint, mappings: Sequence[PortMapping] = ()) -> None:
         """Take over what an earlier engine gave to a running instance; the relay holds its sockets still."""
         ...
 

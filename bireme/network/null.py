@@ -29,7 +29,7 @@ class NullNetwork:
             raise Invalid(f"conflicting options: mac-address and the network mode {self.name}", subject=self.name)
         return None
 
-    def restore(self, instance_id: str, endpoint: Endpoint, ports: Sequence[PortMapping] = ()) -> None:
+    def restore(self, instance_id: str, endpoint: Endpoint, mappings: Sequence[PortMapping] = ()) -> None:
         """Nothing to take over."""
 
     def release(self, instance_id: str) -> None:

@@ -32,11 +32,32 @@ Taken = Iterable[Sequence[PortMapping]]
 
 
 class ReservedSocket(NamedTuple):
-    """A bound socket (TCP: listening) for `mapping`, and the instance's address behind it."""
+    """A bound socket (TCP: listening) for `mapping`, to be held by the relay while the instance runs."""
 
     mapping: PortMapping
     socket: socket.socket
-    target_address: str
+    address: str
+    """The instance's, where the relay sends what arrives."""
+
+    @property
+    def fd(self) -> int:
+        return self.socket.fileno()
+
+    @property
+    def protocol(self) -> str:
+        return self.mapping.protocol
+
+    @property
+    def target(self) -> tuple[str, int]:
+        return self.address, self.mapping.container_port
+
+    @property
+    def relay(self) -> bool:
+        """Whether the relay passes on what arrives (else it only holds the socket)."""
+        return self.mapping.protocol in ("tcp", "udp")
+
+    def close(self) -> None:
+        self.socket.close()
 
 
 def check_requests(requests: Sequence[PortRequest]) -> None:
