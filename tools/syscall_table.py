@@ -78,7 +78,6 @@ def main() -> None:
         rows.append(f'    "{name}": [{numbers}]')
     arches = ", ".join(f'"{arch}"' for arch in ARCHES)
     TARGET.write_text(f'{{\n  "architectures": [{arches}],\n  "calls": {{\n' + ",\n".join(rows) + "\n  }\n}\n")
-    print(f"{len(names)} calls; " + ", ".join(f"{arch} {len(table)}" for arch, table in tables.items()))
 
 
 if __name__ == "__main__":
