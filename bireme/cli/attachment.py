@@ -50,7 +50,9 @@ class Attachment:
             "logs": logs,
             "detachKeys": detach_keys,
         }
-        self._detach = DetachFilter(parse_detach_keys(detach_keys)) if terminal and stdin else None
+        self._keys = detach_keys
+        if terminal and stdin:
+            parse_detach_keys(detach_keys)
 
     def follow(self, start: Callable[[], None] | None, condition: str) -> int | None:
         """Attach, start, copy, and wait for the exit code; None when the user detached."""
@@ -71,21 +73,44 @@ class Attachment:
                 wait.close()
 
     def _copy(self, stream: HijackedStream) -> bool:
-        engine = self._invocation.engine
-        streams = AttachedStreams(
+        return copy_streams(
+            self._invocation,
             stream,
-            raw=self._terminal,
-            stdin=0 if self._stdin else -1,
-            stdout=1 if self._stdout else -1,
-            stderr=2 if self._stderr else -1,
-            detach=self._detach,
+            f"/containers/{self._container}",
+            stdin=self._stdin,
+            stdout=self._stdout,
+            stderr=self._stderr,
+            terminal=self._terminal,
+            detach_keys=self._keys,
         )
-        if not self._terminal:
-            return streams.run()
-        size = SizeForwarder(engine.host, engine.version, f"/containers/{self._container}", 1)
-        with size, RawTerminal(0) if self._stdin else _NOTHING:
-            size.send()
-            return streams.run()
+
+
+def copy_streams(
+    invocation: Invocation,
+    stream: HijackedStream,
+    path: str,
+    *,
+    stdin: bool,
+    terminal: bool,
+    detach_keys: str,
+    stdout: bool = True,
+    stderr: bool = True,
+) -> bool:
+    """Copy between `stream` and ours until it ends, in raw mode where there is a terminal inside (at `path`)."""
+    streams = AttachedStreams(
+        stream,
+        raw=terminal,
+        stdin=0 if stdin else -1,
+        stdout=1 if stdout else -1,
+        stderr=2 if stderr else -1,
+        detach=DetachFilter(parse_detach_keys(detach_keys)) if terminal and stdin else None,
+    )
+    if not terminal:
+        return streams.run()
+    size = SizeForwarder(invocation.engine.host, invocation.engine.version, path, 1)
+    with size, RawTerminal(0) if stdin else _NOTHING:
+        size.send()
+        return streams.run()
 
 
 class _Nothing:

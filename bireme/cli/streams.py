@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import select
 
-from bireme.client.demux import STDERR, Demultiplexer
 from bireme.client.errors import BrokenReply
 from bireme.client.transport import SHUT_WR
+from bireme.wire.stdcopy import STDERR, STDOUT, Decoder, FrameError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ class AttachedStreams:
     ) -> None:
         self._socket = hijacked.stream
         self._first = hijacked.first
-        self._demultiplexer = None if raw else Demultiplexer()
+        self._decoder = None if raw else Decoder()
         self._stdin = stdin
-        self._targets = {1: stdout, STDERR: stderr}
+        self._targets = {STDOUT: stdout, STDERR: stderr}
         self._detach = detach
         self._input = b""
         self._input_open = stdin >= 0
@@ -119,15 +119,22 @@ class AttachedStreams:
             self._take(data)
             return
         self._output_open = False
-        if self._demultiplexer is not None and not self._demultiplexer.complete:
+        if self._decoder is not None and not self._decoder.complete:
             raise BrokenReply("the engine closed the connection in the middle of the output")
 
     def _take(self, data: bytes) -> None:
-        pieces = [(1, data)] if self._demultiplexer is None else self._demultiplexer.feed(data)
-        for stream, payload in pieces:
-            target = self._targets.get(stream, self._targets[STDERR])
+        for stream, payload in self._decode(data):
+            target = self._targets[STDERR if stream >= STDERR else STDOUT]
             if target >= 0:
                 self._output.append((target, payload))
+
+    def _decode(self, data: bytes) -> list[tuple[int, bytes]]:
+        if self._decoder is None:
+            return [(STDOUT, data)]
+        try:
+            return self._decoder.feed(data)
+        except FrameError as error:
+            raise BrokenReply(str(error)) from error
 
     def _write_output(self) -> None:
         target, data = self._output[0]

@@ -68,7 +68,7 @@ def ago(when_s: float, now_s: float | None = None) -> str:
     return human_duration((time.time() if now_s is None else now_s) - when_s) + " ago"
 
 
-def _days(year: int, month: int, day: int) -> int:
+def days_since_epoch(year: int, month: int, day: int) -> int:
     """Days since 1970-01-01 of a date of the Gregorian calendar."""
     year -= month <= 2
     era = year // 400
@@ -90,7 +90,13 @@ def parse_time(text: str) -> float:
                 offset = (int(hours) * 60 + int(minutes or 0)) * (-60 if sign == "-" else 60)
                 clock = head
         hour, minute, second = clock.removesuffix("Z").split(":")
-        moment = _days(year, month, day) * _DAY + int(hour) * _HOUR + int(minute) * _MINUTE + float(second) - offset
+        moment = (
+            days_since_epoch(year, month, day) * _DAY
+            + int(hour) * _HOUR
+            + int(minute) * _MINUTE
+            + float(second)
+            - offset
+        )
     except ValueError:
         return 0.0
     return moment if moment > 0 else 0.0

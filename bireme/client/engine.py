@@ -77,6 +77,8 @@ class PendingWait:
 class Engine:
     """An engine at `host`; nothing is connected before the first call."""
 
+    default_version = API_VERSION
+
     def __init__(self, host: str, version: str = API_VERSION) -> None:
         self.host = host
         self.version = version

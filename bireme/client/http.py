@@ -25,6 +25,7 @@ _MAX_HEAD = 64 << 10
 _MAX_CHUNK_LINE = 1 << 10
 _READ_SIZE = 64 << 10
 _MAX_DOCUMENT = 256 << 20
+_MAX_LINE = 16 << 20
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
@@ -204,6 +205,8 @@ class Response:
         pending = b""
         for chunk in self.chunks():
             *lines, pending = (pending + chunk).split(b"\n")
+            if len(pending) > _MAX_LINE:
+                raise BrokenReply("a message of the engine is too long")
             for line in lines:
                 if line.strip():
                     yield jsontext.loads(line)
