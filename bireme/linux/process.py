@@ -17,7 +17,7 @@ from enum import IntFlag
 from typing import NamedTuple
 
 from bireme.linux.ioctl import ioctl, iowr
-from bireme.linux.libc import SyscallError, syscall
+from bireme.linux.libc import MACHINE, SyscallError, syscall
 from bireme.linux.numbers import number, optional_number
 
 
@@ -240,3 +240,11 @@ def pidfd_info(pidfd: int) -> PidfdInfo | None:
     mask, cgroup_id, pid, tgid, ppid = fields[:5]
     ended = status_to_exit(pid, fields[13]) if mask & _PIDFD_INFO_EXIT else None
     return PidfdInfo(pid, tgid, ppid, cgroup_id, ended)
+
+
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}.get(MACHINE, -1)
+
+
+def set_io_priority(value: int) -> None:
+    """I/O class and level of this process, class << 13 | level. ioprio_set(2)."""
+    syscall("ioprio_set", _IOPRIO_SET, 1, 0, value)

@@ -1,0 +1,273 @@
+"""From a clone to a child that waits for its plan: the stage (P1) and the first half of the child (P2).
+
+`spawn` is called by the zygote for spares and by whoever starts on the cold path; sync.py draws the dialogue. The
+process is cloned twice, because three things have to be done from outside the child's user namespace, yet not by the
+zygote, which would make everybody wait: joining the cgroups (a write may wait for an RCU grace period), making device
+nodes, writing the id maps. Both clones are CLONE_PARENT when the zygote asks for it: the supervisor is then the parent
+of both and reaps them.
+
+The child never returns from `spawn`. Everything it will run is imported before (`warm`): after the change of root no
+import works. It is not dumpable until exec and was forked before any plan was known here.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from typing import TYPE_CHECKING, NoReturn, NotRequired, TypedDict
+
+from bireme.errors import Internal
+from bireme.linux import fd as fds
+from bireme.linux import namespaces, netlink, process, procfs, seccomp
+from bireme.linux.libc import SyscallError, syscall
+from bireme.linux.namespaces import KINDS, IdMap
+from bireme.linux.numbers import optional_number
+from bireme.linux.process import CloneFlags
+from bireme.runtime import init, sync
+from bireme.runtime.mountplan import STOCK, SkeletonPlan
+from bireme.runtime.plan import STOCK_KINDS, LaunchPlan
+from bireme.runtime.skeleton import Skeleton, build, make_dev
+
+if TYPE_CHECKING:
+    import socket
+
+    from bireme.runtime.sync import Joiner
+
+RANGE = 65536
+"""Ids in the range of one container."""
+
+
+class SpawnRequest(TypedDict):
+    """What a child needs to know before its plan. `cgroup` is a name of the manager given to `spawn`, "" for none;
+    `namespaces` as in LaunchPlan; maps rows are [inside, outside, length], empty without a new user namespace.
+    `skeleton` None is the stock one. `uid`, `gid`: what the container's root is outside."""
+
+    cgroup: str
+    namespaces: dict[str, str]
+    uid_maps: list[list[int]]
+    gid_maps: list[list[int]]
+    skeleton: SkeletonPlan | None
+    uid: int
+    gid: int
+    hooks: NotRequired[bool]
+    """Wait for `go` in the new namespaces before the root changes (OCI createContainer hooks)."""
+
+
+def stock_request(cgroup: str, uid_base: int) -> SpawnRequest:
+    """A spare's request: all namespaces new, ids from `uid_base` on."""
+    return {
+        "cgroup": cgroup,
+        "namespaces": dict.fromkeys(sorted(STOCK_KINDS), ""),
+        "uid_maps": [[0, uid_base, RANGE]],
+        "gid_maps": [[0, uid_base, RANGE]],
+        "skeleton": None,
+        "uid": uid_base,
+        "gid": uid_base,
+    }
+
+
+def request_of(plan: LaunchPlan, cgroup: str, uid_base: int) -> SpawnRequest:
+    """The request for a plan on the cold path. `uid_base` is used when the plan has a user namespace without maps;
+    for one joined by path it is what root of that namespace is outside."""
+    uid_maps, gid_maps = plan["uid_maps"], plan["gid_maps"]
+    user = plan["namespaces"].get("user")
+    if user == "" and not uid_maps:
+        uid_maps = gid_maps = [[0, uid_base, RANGE]]
+    if user is None:
+        uid = gid = 0
+    elif user:
+        uid = gid = uid_base
+        uid_maps = gid_maps = []
+    else:
+        uid, gid = host_id(uid_maps, 0), host_id(gid_maps, 0)
+    return {
+        "cgroup": cgroup,
+        "namespaces": plan["namespaces"],
+        "uid_maps": uid_maps,
+        "gid_maps": gid_maps,
+        "skeleton": plan["skeleton"],
+        "uid": uid,
+        "gid": gid,
+    }
+
+
+def host_id(maps: list[list[int]], inside: int) -> int:
+    """What id `inside` is outside; Internal when the maps do not have it."""
+    for start, outside, length in maps:
+        if start <= inside < start + length:
+            return outside + inside - start
+    raise Internal(f"id {inside} is not mapped", place="id maps")
+
+
+_KEYCTL = optional_number("keyctl")
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+
+_cgroup_mounts: list[procfs.CgroupMount] = []
+
+
+def warm() -> None:
+    """Settle what children would otherwise each do again: the default filter, mounts to show, garbage. Call it last,
+    before the first `spawn` of a zygote; collecting is off afterwards (a collection writes to every page)."""
+    seccomp.default_program()
+    _known_cgroup_mounts()
+    init.warm()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def _known_cgroup_mounts() -> list[procfs.CgroupMount]:
+    if not _cgroup_mounts:
+        _cgroup_mounts.extend(procfs.cgroup_mounts())
+    return _cgroup_mounts
+
+
+def spawn(request: SpawnRequest, ctl: socket.socket, cgroups: Joiner | None = None, *, parent: bool = True) -> int:
+    """Clone the stage, which clones the child; returns the stage's pid, to be reaped by the parent.
+
+    `ctl` is the child's end of the dialogue; the caller closes it afterwards. `parent`: both belong to the caller's
+    parent (a zygote); else to the caller. Raises SyscallError when not even the stage can be cloned.
+    """
+    _known_cgroup_mounts()
+    pid, _ = process.clone3(CloneFlags.CLONE_PARENT if parent else 0)
+    if pid == 0:
+        _stage(request, ctl, cgroups)
+    return pid
+
+
+_REPORTED = 1
+
+
+def _stage(request: SpawnRequest, ctl: socket.socket, cgroups: Joiner | None) -> NoReturn:
+    """P1. Errors are reported on ctl; never returns."""
+    progress = init.Progress("stage")
+    try:
+        process.set_dumpable(False)
+        gc.disable()
+        _clone_child(request, ctl, cgroups, progress)
+    except BaseException as error:
+        init.report(ctl, progress.stage, error)
+        os._exit(_REPORTED)
+    os._exit(0)
+
+
+def _clone_child(request: SpawnRequest, ctl: socket.socket, cgroups: Joiner | None, progress: init.Progress) -> None:
+    progress.stage = "cgroup"
+    if cgroups is not None and request["cgroup"]:
+        cgroups.join(request["cgroup"])
+    progress.stage = "dev"
+    dev = make_dev(request["skeleton"] or STOCK, request["uid"], request["gid"])
+    hierarchies = _cgroup_mounts if "cgroup" in request["namespaces"] else procfs.cgroup_mounts()
+    progress.stage = "namespaces"
+    _join_by_path(request["namespaces"])
+    flags = int(CloneFlags.CLONE_PARENT)
+    for kind, path in request["namespaces"].items():
+        if not path:
+            flags |= KINDS[kind]
+    reader, writer = os.pipe()
+    pid, pidfd = process.clone3(flags, pidfd=True)
+    if pid == 0:
+        os.close(writer)
+        _child(request, ctl, reader, dev, hierarchies)
+    progress.stage = "id maps"
+    try:
+        if request["uid_maps"]:
+            uids = [IdMap(*row) for row in request["uid_maps"]]
+            gids = [IdMap(*row) for row in request["gid_maps"]]
+            namespaces.write_id_maps(pid, uids, gids)
+        sync.send_message(ctl, {"m": "child", "pid": pid}, [pidfd])
+        os.write(writer, b"+")
+    except BaseException:
+        process.pidfd_send_signal(pidfd, signal.SIGKILL)
+        raise
+
+
+_JOIN_ORDER = ("net", "ipc", "uts", "cgroup", "pid", "time", "user")
+
+
+def _join_by_path(wanted: dict[str, str]) -> None:
+    """The user namespace last: with it the rights over the others may go."""
+    paths = [(kind, wanted[kind]) for kind in _JOIN_ORDER if wanted.get(kind)]
+    opened = [(kind, path, _open_namespace(path)) for kind, path in paths]
+    for kind, path, fd in opened:
+        namespaces.setns(fd, KINDS[kind], subject=path)
+        os.close(fd)
+
+
+def _open_namespace(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SyscallError(error.errno or 0, "open", path) from None
+
+
+def _child(
+    request: SpawnRequest, ctl: socket.socket, go: int, dev: int, hierarchies: list[procfs.CgroupMount]
+) -> NoReturn:
+    """P2. Prepares, parks, and becomes the container's first process."""
+    progress = init.Progress("prepare")
+    try:
+        if os.read(go, 1) != b"+":
+            os._exit(_REPORTED)
+        os.close(go)
+        kept = _prepare(request, ctl, dev, hierarchies, progress)
+        sync.send_message(ctl, {"m": "ready"})
+        progress.stage = "start"
+        started = sync.receive_message(ctl)
+        if started is None:
+            os._exit(0)
+        message, files = started
+        init.finish(message["plan"], files, ctl, kept, progress)
+    except BaseException as error:
+        init.report(ctl, progress.stage, error)
+        os._exit(sync.exit_code(progress.stage, getattr(error, "errno", 0) or 0))
+
+
+def _prepare(
+    request: SpawnRequest,
+    ctl: socket.socket,
+    dev: int,
+    hierarchies: list[procfs.CgroupMount],
+    progress: init.Progress,
+) -> init.Kept:
+    wanted = request["namespaces"]
+    fds.close_all_but([ctl.fileno(), dev])
+    init.reset_signals()
+    progress.stage = "ids"
+    if "user" in wanted:
+        os.setgroups([])
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    process.set_dumpable(False)
+    os.setsid()
+    _join_keyring()
+    rtnetlink: netlink.RtNetlink | None = None
+    if wanted.get("net") == "":
+        progress.stage = "loopback"
+        rtnetlink = netlink.RtNetlink()
+        rtnetlink.batch([netlink.lo_up()])
+    progress.stage = "hooks"
+    if request.get("hooks"):
+        _wait_for_hooks(ctl)
+    progress.stage = "skeleton"
+    skeleton: Skeleton = build(request["skeleton"] or STOCK, dev, hierarchies, cgroup_private="cgroup" in wanted)
+    return init.Kept(skeleton, rtnetlink, namespaced=dict(wanted))
+
+
+def _wait_for_hooks(ctl: socket.socket) -> None:
+    """Say that the namespaces exist, wait, run what has to run in them."""
+    sync.send_message(ctl, {"m": "namespaces"})
+    answer = sync.receive_message(ctl)
+    if answer is None:
+        os._exit(0)
+    init.run_hooks("createContainer", answer[0])
+
+
+def _join_keyring() -> None:
+    """A session keyring of its own, or root's keys would be shared; without keys in the kernel there is none."""
+    try:
+        syscall("keyctl", _KEYCTL, _KEYCTL_JOIN_SESSION_KEYRING, None, 0, 0, 0)
+    except SyscallError as error:
+        if error.errno not in (38, 122, 1):
+            raise

@@ -1,0 +1,145 @@
+"""The dialogue between whoever starts a container and the process that becomes it.
+
+    starter (supervisor, bireme-runtime)      stage (P1)                  child (P2, becomes init)
+      spawn(request, ctl) ------------------> joins cgroups, makes /dev,
+                                              joins namespaces by path,
+                                              clones P2 ----------------> waits on a pipe
+                          <-- child{pid}+[pidfd] writes the id maps -----> takes its ids, builds the skeleton,
+      reaps P1                                exits                        pivots
+                          <----------------------------------- ready{} ---
+      (now or much later)
+      apply_outside, assemble
+      start{plan}+fds     ----------------------------------------------> configures, moves everything in
+                          <------------------------- console{}+[master] --   with a terminal
+                          <------------------------------- created{} -----   with `hold`: then it waits for a
+                                                                             connection on the listening socket
+                          <--------------------------------- (EOF) -------   exec happened: ctl is CLOEXEC
+
+    Anywhere: error{stage, errno, subject, message}, then EOF; the process ends with status 127 or 126.
+    A starter that goes away before `start` (EOF for the child) makes the child leave without a word.
+
+    exec: stage (E1) joins cgroups and namespaces, clones E2, sends child{pid}+[pidfd] and exits; E2 takes start{plan}.
+
+One JSON object per SOCK_SEQPACKET message with the descriptors named. A plan that does not fit a packet travels as a
+sealed memfd, the last descriptor of the message. The plan goes straight to the child, never through the zygote: its
+memory must not hold an environment that later children would inherit.
+
+Descriptors of `start`, in this order: stdin, stdout, stderr (none with a terminal); the root; one for each bind of
+plan["mounts"], in order; one for each of plan["devices"]; with `hold` the listening socket; then `pass_files` ones.
+For an exec: the three (or none), then `pass_files`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict
+
+from bireme.errors import BiremeError
+from bireme.linux.fd import read_sealed, recv_fds, sealed_memfd, send_fds
+from bireme.linux.libc import SyscallError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping, Sequence
+
+INLINE_BYTES = 96 << 10
+MAX_PLAN_BYTES = 16 << 20
+
+
+class Joiner(Protocol):
+    """The part of a cgroup manager that a stage uses: the calling process joins the named cgroup."""
+
+    def join(self, name: str) -> None: ...
+
+
+class Reply(TypedDict):
+    """What comes from the stage and the child; see the drawing."""
+
+    m: Literal["child", "namespaces", "ready", "console", "created", "error"]
+    pid: NotRequired[int]
+    stage: NotRequired[str]
+    errno: NotRequired[int]
+    subject: NotRequired[str]
+    message: NotRequired[str]
+
+
+class StartFailed(BiremeError):
+    """An `error` reply as an exception: `stage` is where, `errno` the kernel's reason (0: none), `code` the exit code
+    Docker gives it: 127 not found, 126 not executable or not permitted, 128 anything else before the program ran."""
+
+    kind = "invalid"
+
+    def __init__(self, stage: str, errno: int, subject: str, message: str) -> None:
+        super().__init__(message, subject=subject, place=stage)
+        self.stage = stage
+        self.errno = errno
+
+    @property
+    def code(self) -> int:
+        return exit_code(self.stage, self.errno)
+
+
+def exit_code(stage: str, number: int) -> int:
+    """The status of a process that could not become its program."""
+    if stage != "exec":
+        return 128
+    return 127 if number in (errno.ENOENT, errno.ENOTDIR) else 126
+
+
+_encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
+
+def send_message(ctl: socket.socket, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
+    """Send one message; a large one goes through a sealed memfd."""
+    data = _encoder.encode(message).encode("utf-8", "surrogateescape")
+    if len(data) <= INLINE_BYTES:
+        send_fds(ctl, data, list(fds))
+        return
+    memfd = sealed_memfd("bireme-plan", data)
+    try:
+        send_fds(ctl, b"@", [*fds, memfd])
+    finally:
+        os.close(memfd)
+
+
+def receive_message(ctl: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """The next message and its descriptors, None at the end of the stream (also when the other side reset it)."""
+    try:
+        data, fds = recv_fds(ctl)
+    except ConnectionResetError:
+        return None
+    if not data:
+        return None
+    if data == b"@":
+        memfd = fds.pop()
+        try:
+            data = read_sealed(memfd, MAX_PLAN_BYTES)
+        finally:
+            os.close(memfd)
+    message: dict[str, Any] = json.loads(data.decode("utf-8", "surrogateescape"))
+    return message, fds
+
+
+def describe_error(stage: str, error: BaseException) -> Reply:
+    """The `error` reply for an exception."""
+    number = (error.errno or 0) if isinstance(error, OSError) else 0
+    subject = ""
+    if isinstance(error, StartFailed):
+        stage, number, subject, message = error.stage, error.errno, error.subject, error.message
+    elif isinstance(error, BiremeError):
+        subject, message = error.subject, str(error)
+    elif isinstance(error, SyscallError):
+        subject = error.subject
+        message = (
+            f"{error.call} {subject}: {(error.strerror or '').lower()}"
+            if subject
+            else f"{error.call}: {(error.strerror or '').lower()}"
+        )
+    elif isinstance(error, OSError):
+        subject = str(error.filename or "")
+        message = f"{subject}: {(error.strerror or '').lower()}" if subject else (error.strerror or "").lower()
+    else:
+        message = f"{type(error).__name__}: {error}"
+    return {"m": "error", "stage": stage, "errno": number, "subject": subject, "message": message}
