@@ -14,7 +14,12 @@ DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 
 
 class ImageDefaults(Protocol):
-    """The part of an image's config that an instance inherits."""
+    """The part of an image that an instance inherits; `id` is the config's digest, `chain_id` names its snapshot."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def chain_id(self) -> str: ...
 
     @property
     def env(self) -> Sequence[str]: ...
@@ -34,7 +39,15 @@ class ImageDefaults(Protocol):
     def labels(self) -> dict[str, str]: ...
 
 
-def merge(spec: InstanceSpec, image_id: str, image: ImageDefaults, hostname: str) -> InstanceSpec:
+class ImageSource(Protocol):
+    """Where instances find their image."""
+
+    def defaults(self, reference: str) -> ImageDefaults:
+        """NotFound with Docker's wording for an unknown reference."""
+        ...
+
+
+def merge(spec: InstanceSpec, image: ImageDefaults, hostname: str) -> InstanceSpec:
     """`spec` completed by the image's defaults; Invalid when there is no command at all."""
     entrypoint, command = _command(spec, image)
     process = msgspec.structs.replace(
@@ -46,7 +59,7 @@ def merge(spec: InstanceSpec, image_id: str, image: ImageDefaults, hostname: str
     )
     return msgspec.structs.replace(
         spec,
-        image_id=image_id,
+        image_id=image.id,
         process=process,
         entrypoint=entrypoint,
         command=command,

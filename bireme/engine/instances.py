@@ -14,11 +14,12 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from bireme.engine import names
 from bireme.engine.abilities import need
-from bireme.engine.define import merge
+from bireme.engine.define import ImageSource, merge
 from bireme.engine.events import Events
-from bireme.engine.images import Images
 from bireme.engine.networks import Networks
 from bireme.engine.placement import Snapshots, outline, place
 from bireme.engine.record import Definition, Instance, WaitCondition
@@ -27,8 +28,8 @@ from bireme.engine.table import InstanceTable
 from bireme.engine.tasks import TaskGroup
 from bireme.engine.tidy import Tidier
 from bireme.errors import BiremeError, Conflict, Invalid, NotModified
-from bireme.instance.driver import Driver, ExitStatus, Pause, StartError
-from bireme.instance.spec import InstanceId, InstanceSpec
+from bireme.instance.driver import Driver, ExitStatus, Pause, StartError, Update
+from bireme.instance.spec import InstanceId, InstanceSpec, Limits
 from bireme.instance.state import Status, Verb, apply
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Instances:
         self,
         table: InstanceTable,
         drivers: Mapping[str, Driver],
-        images: Images,
+        images: ImageSource,
         snapshots: Callable[[], Snapshots],
         networks: Networks,
         events: Events,
@@ -90,12 +91,12 @@ class Instances:
     async def create(self, spec: InstanceSpec, name: str = "") -> tuple[InstanceId, list[str]]:
         """Commit a new instance; returns its id and warnings for the user."""
         driver = self._driver(spec.isolation)
-        image = self._images.find(spec.image)
+        image = self._images.defaults(spec.image)
         identity = InstanceId(secrets.token_hex(32))
-        name = name.removeprefix("/") or names.generate(lambda n: self._table.get(n) is not None)
+        name = name.removeprefix("/") or names.generate(self._table.has_name)
         self._table.reserve(name, identity)
         try:
-            merged = merge(spec, image.id, image, spec.hostname or identity[:12])
+            merged = merge(spec, image, spec.hostname or identity[:12])
             instance = await self._prepare(identity, name, merged, image.chain_id, driver)
         finally:
             self._table.release(name)
@@ -132,13 +133,9 @@ class Instances:
             except BaseException:
                 instance.state.status = Status.EXITED
                 raise
-        self._tasks.spawn(self._driver_delete(instance), "delete")
+        self._tidier.add(instance, self.driver(instance))
         self.publish(instance, "destroy")
         instance.release_remove_waiters()
-
-    async def _driver_delete(self, instance: Instance) -> None:
-        await self.driver(instance).delete(instance.id)
-        self._tidier.add(instance)
 
     async def _force_exit(self, instance: Instance) -> None:
         gone = instance.wait("not-running")
@@ -303,12 +300,29 @@ class Instances:
             self._table.mark(instance)
         self.publish(instance, "pause" if verb is Verb.PAUSE else "unpause")
 
+    async def update(self, reference: str, limits: Limits) -> None:
+        """Replace the limits; a running instance feels them at once. Fields left at their default keep their value."""
+        instance = self.find(reference)
+        async with instance.locked():
+            merged = msgspec.structs.replace(instance.spec.limits, **_given(limits))
+            spec = msgspec.structs.replace(instance.spec, limits=merged)
+            if instance.running:
+                await need(self.driver(instance), Update, "update").update(instance.id, spec)
+            await self._table.redefine(instance, msgspec.structs.replace(instance.definition, spec=spec))
+        self.publish(instance, "update")
+
     def publish(self, instance: Instance, action: str, **more: str) -> None:
         """Tell subscribers; attributes are the labels, image and name, as Docker's."""
         spec = instance.spec
         self._events.publish(
             "container", action, instance.id, {**spec.labels, "image": spec.image, "name": instance.name, **more}
         )
+
+
+def _given(limits: Limits) -> dict[str, object]:
+    """The fields that differ from "not said"."""
+    unset = Limits()
+    return {f: v for f in limits.__struct_fields__ if (v := getattr(limits, f)) != getattr(unset, f)}
 
 
 async def _ends(gone: asyncio.Future[ExitStatus], timeout_s: float | None) -> bool:

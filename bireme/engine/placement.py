@@ -8,6 +8,7 @@ from typing import Protocol
 from bireme.engine import files
 from bireme.engine.record import Instance
 from bireme.instance.driver import Endpoint, Placement, RootFilesystem
+from bireme.storage.snapshot import SnapshotInfo
 
 
 class Snapshots(Protocol):
@@ -17,7 +18,7 @@ class Snapshots(Protocol):
 
     def remove(self, key: str) -> None: ...
 
-    def list(self) -> list[str]: ...
+    def list(self) -> Sequence[SnapshotInfo]: ...
 
 
 def place(instance: Instance, endpoints: Sequence[Endpoint] = (), gateway: str = "") -> Placement:

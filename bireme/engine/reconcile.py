@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 
@@ -29,6 +30,7 @@ from bireme.instance.state import Status
 log = logging.getLogger(__name__)
 LOST_CODE = 255
 GONE_DEADLINE_S = 5.0
+_ID = re.compile(r"[0-9a-f]{64}")
 
 
 class Reconciler:
@@ -100,7 +102,8 @@ class Reconciler:
 
     def _sweep(self) -> None:
         """Directories and snapshots nobody owns."""
-        for name in {*self._table.directories(), *self._snapshots().list()}:
+        active = {s.name for s in self._snapshots().list() if not s.committed and _ID.fullmatch(s.name)}
+        for name in {*self._table.directories(), *active}:
             if self._table.get(name) is None:
                 self._tidier.add_path(name, self._table.directory(name))
 

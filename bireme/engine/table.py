@@ -80,6 +80,9 @@ class InstanceTable:
     def get(self, identity: str) -> Instance | None:
         return self._by_id.get(identity)
 
+    def has_name(self, name: str) -> bool:
+        return name in self._by_name
+
     def find(self, reference: str) -> Instance:
         """By full id, name, or unique id prefix, in Docker's order; NotFound and Invalid with Docker's wording."""
         if (found := self._by_id.get(reference)) is not None:

@@ -16,10 +16,16 @@ from bireme.engine.files import NAMES
 from bireme.engine.placement import Snapshots
 from bireme.engine.record import Instance
 from bireme.engine.tasks import TaskGroup
+from bireme.errors import BiremeError, NotFound
+from bireme.instance.driver import Driver
+from bireme.instance.spec import InstanceId
 
 log = logging.getLogger(__name__)
 QUIET_S = 0.005
 MAX_BATCH = 32
+
+
+_Remains = tuple[str, str, Driver | None]
 
 
 class Tidier:
@@ -28,17 +34,22 @@ class Tidier:
     def __init__(self, snapshots: Callable[[], Snapshots], tasks: TaskGroup) -> None:
         self._snapshots = snapshots
         self._tasks = tasks
-        self._pending: list[tuple[str, str]] = []
+        self._pending: list[_Remains] = []
         self._timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._working = False
 
-    def add(self, instance: Instance) -> None:
-        self.add_path(instance.id, instance.directory)
+    def add(self, instance: Instance, driver: Driver) -> None:
+        """An instance that is removed: its driver forgets it, then its files go."""
+        self._add((instance.id, instance.directory, driver))
 
     def add_path(self, identity: str, directory: str) -> None:
-        self._pending.append((identity, directory))
+        """Files of an instance no driver knows."""
+        self._add((identity, directory, None))
+
+    def _add(self, remains: _Remains) -> None:
+        self._pending.append(remains)
         self._idle.clear()
         if self._working:
             return
@@ -57,22 +68,39 @@ class Tidier:
         try:
             while self._pending:
                 batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+                await asyncio.gather(*(_forget(identity, driver) for identity, _, driver in batch))
                 await asyncio.to_thread(self._remove, batch)
         finally:
             self._working = False
             self._idle.set()
 
-    def _remove(self, batch: list[tuple[str, str]]) -> None:
+    def _remove(self, batch: list[_Remains]) -> None:
         snapshots = self._snapshots()
-        for identity, directory in batch:
+        for identity, directory, _ in batch:
             try:
-                snapshots.remove(identity)
+                _remove_snapshot(snapshots, identity)
                 remove_directory(directory, identity)
-            except OSError as error:
+            except (OSError, BiremeError) as error:
                 log.warning("%s is left on disk until the next start: %s", directory, error)
 
     async def wait_idle(self) -> None:
         await self._idle.wait()
+
+
+async def _forget(identity: str, driver: Driver | None) -> None:
+    if driver is None:
+        return
+    try:
+        await driver.delete(InstanceId(identity))
+    except BiremeError as error:
+        log.warning("%s is left to the next start: %s", identity[:12], error)
+
+
+def _remove_snapshot(snapshots: Snapshots, identity: str) -> None:
+    try:
+        snapshots.remove(identity)
+    except NotFound:
+        pass
 
 
 def remove_directory(directory: str, identity: str) -> None:

@@ -232,6 +232,13 @@ class Pause(Protocol):
 
 
 @runtime_checkable
+class Update(Protocol):
+    async def update(self, instance: InstanceId, spec: InstanceSpec) -> None:
+        """Apply the limits of `spec` to a running instance, all of them or none."""
+        ...
+
+
+@runtime_checkable
 class Stats(Protocol):
     async def stats(self, instance: InstanceId) -> Stat: ...
 

@@ -14,6 +14,7 @@ from typing import Any
 from bireme.drivers.container import config as oci
 from bireme.drivers.container.link import LaunchRefused, LinkLost, SupervisorLink, start_error
 from bireme.drivers.container.readings import process_rows, to_stat
+from bireme.drivers.container.resources import from_limits
 from bireme.errors import Conflict, NotFound
 from bireme.instance.driver import (
     Adopted,
@@ -217,6 +218,9 @@ class ContainerDriver:
 
     async def resume(self, instance: InstanceId) -> None:
         await self._retried("resume", id=instance)
+
+    async def update(self, instance: InstanceId, spec: InstanceSpec) -> None:
+        await self._retried("update", id=instance, limits=from_limits(spec.limits))
 
     async def stats(self, instance: InstanceId) -> Stat:
         answer, _ = await self._retried("stats", id=instance)

@@ -1,0 +1,240 @@
+"""biremed's parts, put together in the order they need each other. The only place that names concrete drivers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from bireme.api.docker.app import build_router
+from bireme.api.http.server import Server
+from bireme.daemon.config import Config
+from bireme.daemon.keeper import ensure_keeper, read_pid
+from bireme.daemon.listening import listen
+from bireme.drivers.container.config import Host
+from bireme.drivers.container.driver import ContainerDriver
+from bireme.engine.console import Consoles
+from bireme.engine.events import Events
+from bireme.engine.execs import Execs
+from bireme.engine.images import Images
+from bireme.engine.instances import Instances
+from bireme.engine.logs import Logs
+from bireme.engine.networks import Networks
+from bireme.engine.reconcile import Reconciler
+from bireme.engine.services import Services
+from bireme.engine.system import HostFacts, System
+from bireme.engine.table import InstanceTable
+from bireme.engine.tasks import TaskGroup
+from bireme.engine.tidy import Tidier
+from bireme.engine.watch import FileWatcher
+from bireme.errors import BiremeError, Conflict
+from bireme.image.store import ImageStore
+from bireme.instance.driver import Driver
+from bireme.linux.fd import lock_file
+from bireme.linux.probe import cgroup_version
+from bireme.network.bridge import BridgeNetwork
+from bireme.network.driver import BridgeConfig
+from bireme.network.portmap import ReservedSocket
+from bireme.runtime.guest import init_path
+from bireme.storage.content import ContentStore
+from bireme.storage.db import Database
+from bireme.storage.native import NativeSnapshotter
+from bireme.storage.overlay import OverlaySnapshotter
+from bireme.storage.snapshot import Snapshotter
+
+log = logging.getLogger(__name__)
+CONNECT_DEADLINE_S = 30.0
+
+
+class Daemon:
+    """One engine: `start` until ready, `stop` at the end."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._tasks = TaskGroup()
+        self._lock = -1
+        self._database: Database
+        self._driver: ContainerDriver
+        self._table: InstanceTable
+        self._tidier: Tidier
+        self._bridge: BridgeNetwork | None = None
+        self._services: Services
+        self._server: Server
+
+    async def start(self) -> None:
+        config = self._config
+        self._claim()
+        ensure_keeper(config.run_root)
+        connected = self._connect()
+        self._open_stores()
+        reconciler = self._wire()
+        await asyncio.wait_for(asyncio.shield(connected), CONNECT_DEADLINE_S)
+        await reconciler.run()
+        await self._driver.link.call("configure", **self._settings())
+        self._server = Server(build_router(self._services), self._tasks)
+        await listen(self._server, config)
+        _write_pid(f"{config.run_root}/biremed.pid")
+
+    def _claim(self) -> None:
+        """Make the roots and take the data root for this process alone."""
+        config = self._config
+        for part in ("", "instances", "tmp"):
+            os.makedirs(f"{config.data_root}/{part}", 0o711 if not part else 0o700, exist_ok=True)
+        self._lock = os.open(f"{config.data_root}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if not lock_file(self._lock):
+            raise Conflict(f"another engine uses {config.data_root}", hint="choose another --data-root")
+
+    def _connect(self) -> asyncio.Future[None]:
+        host = Host(userns=self._config.userns, init_path=init_path() or "")
+        self._driver = ContainerDriver(self._config.supervisor_socket, self._settings, host)
+        connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tasks.spawn(self._driver.run(connected), "supervisor link")
+        return connected
+
+    def _settings(self) -> dict[str, Any]:
+        """What the supervisor is told at each connection."""
+        config = self._config
+        bridge = None
+        if self._bridge is not None and self._bridge.mtu:
+            bridge = {"name": self._bridge.bridge, "mtu": self._bridge.mtu}
+        return {
+            "bridge": bridge,
+            "spares": {"none": config.spares.none, "bridge": config.spares.bridge if bridge else 0},
+            "cgroup_subtree": f"bireme-{config.tag}",
+            "userns_base": config.userns_base,
+            "favordynmods": config.favordynmods,
+        }
+
+    def _open_stores(self) -> None:
+        root = self._config.data_root
+        self._database = Database.open(f"{root}/db.sqlite")
+        kind = NativeSnapshotter if self._config.snapshotter == "native" else OverlaySnapshotter
+        self._snapshotter: Snapshotter = kind(f"{root}/snapshots/{self._config.snapshotter}")
+        self._content = ContentStore(f"{root}/content")
+        self._store = ImageStore(self._database, self._content, self._snapshotter)
+        if self._config.bridge.enabled:
+            self._bridge = BridgeNetwork(self._bridge_config())
+
+    def _bridge_config(self) -> BridgeConfig:
+        settings = self._config.bridge
+        return BridgeConfig(
+            tag=self._config.tag, bridge=self._config.bridge_name, subnet=settings.subnet, mtu=settings.mtu
+        )
+
+    def _wire(self) -> Reconciler:
+        tasks, events = self._tasks, Events()
+        drivers: dict[str, Driver] = {self._driver.name: self._driver}
+        self._tidier = Tidier(lambda: self._snapshotter, tasks)
+        self._table = InstanceTable(
+            self._database, f"{self._config.data_root}/instances", lambda batch: instances.stored(batch)
+        )
+        networks = Networks(self._bridge, self._hold_ports, self._drop_ports)
+        images = Images(self._store, events, self._table, f"{self._config.data_root}/tmp")
+        instances = Instances(
+            self._table, drivers, images, lambda: self._snapshotter, networks, events, tasks, self._tidier
+        )
+        system = System(
+            self._identity(),
+            self._config.data_root,
+            self._config.snapshotter,
+            _host_facts(self._config),
+            self._table,
+            drivers,
+            images.count,
+        )
+        self._services = Services(
+            instances=instances,
+            consoles=Consoles(instances),
+            execs=Execs(instances, tasks),
+            images=images,
+            logs=Logs(instances, FileWatcher()),
+            networks=networks,
+            events=events,
+            system=system,
+            tasks=tasks,
+        )
+        self._table.load()
+        return Reconciler(self._table, drivers, instances, networks, lambda: self._snapshotter, self._tidier)
+
+    async def _hold_ports(self, identity: str, sockets: Sequence[ReservedSocket]) -> None:
+        if not sockets:
+            return
+        entries = [{"listen": n, "target": [s.target_address, s.mapping.container_port]} for n, s in enumerate(sockets)]
+        fds = [s.socket.fileno() for s in sockets]
+        await self._driver.link.call("relay_add", fds, id=identity, entries=entries)
+
+    async def _drop_ports(self, identity: str) -> None:
+        try:
+            await self._driver.link.call("relay_remove", id=identity)
+        except BiremeError as error:
+            log.warning("ports of %s stay reserved until the relay restarts: %s", identity[:12], error)
+
+    def _identity(self) -> str:
+        """This engine's id, made once."""
+        path = f"{self._config.data_root}/engine-id"
+        try:
+            with open(path, encoding="ascii") as file:
+                return file.read().strip()
+        except FileNotFoundError:
+            identity = str(uuid.uuid4())
+            with open(path, "w", encoding="ascii") as file:
+                file.write(identity + "\n")
+            return identity
+
+    async def stop(self, everything: bool) -> None:
+        """Stop serving; end the whole run root when asked to, or when nothing runs in it."""
+        instances = self._services.instances
+        if everything:
+            running = [i.id for i in instances.all() if i.running]
+            await asyncio.gather(*(instances.stop(i) for i in running), return_exceptions=True)
+        await self._server.close()
+        await self._tidier.wait_idle()
+        await self._table.flush()
+        if not any(i.running for i in instances.all()):
+            await self._end_run_root()
+        self._driver.close()
+        await self._tasks.close()
+        self._database.close()
+        os.unlink(f"{self._config.run_root}/biremed.pid")
+
+    async def _end_run_root(self) -> None:
+        try:
+            for instance in self._services.instances.all():
+                await self._driver.settle(instance.id)
+            await self._driver.link.call("shutdown")
+        except BiremeError as error:
+            log.warning("the supervisor goes on: %s", error)
+            return
+        if self._bridge is not None:
+            self._bridge.teardown()
+
+
+def _host_facts(config: Config) -> HostFacts:
+    return HostFacts(
+        cgroup_version=cgroup_version(),
+        cgroup_driver="cgroupfs",
+        seccomp=os.path.exists("/proc/sys/kernel/seccomp/actions_avail"),
+        userns=config.userns,
+        kernel=platform.release(),
+        operating_system=_operating_system(),
+    )
+
+
+def _operating_system() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+    except OSError:
+        return "Linux"
+
+
+def _write_pid(path: str) -> None:
+    other = read_pid(path)
+    if other and other != os.getpid():
+        raise Conflict(f"another engine (pid {other}) uses this run root", place=path)
+    with open(f"{path}.new", "w", encoding="ascii") as file:
+        file.write(f"{os.getpid()}\n")
+    os.rename(f"{path}.new", path)
