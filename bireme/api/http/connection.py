@@ -49,6 +49,10 @@ SKIP_BYTES = 64 << 10
 """An unread rest of a body up to this size is read and dropped; behind a larger one the connection ends."""
 
 
+COLLECT_BYTES = 64 << 10
+"""Small pieces of a stream are sent together, up to this size, when they come without a pause."""
+
+
 class Phase(IntEnum):
     EXCHANGE = 0
     RAW = 1
@@ -65,6 +69,8 @@ class Connection(asyncio.Protocol):
         "_finish_on_drain",
         "_interruptible",
         "_lost",
+        "_outgoing",
+        "_outgoing_bytes",
         "_paused_reading",
         "_paused_writing",
         "_phase",
@@ -87,6 +93,8 @@ class Connection(asyncio.Protocol):
         self._raw: RawStream | None = None
         self._task: asyncio.Task[None] | None = None
         self._drainers: list[asyncio.Future[None]] = []
+        self._outgoing: list[bytes] = []
+        self._outgoing_bytes = 0
         self._interruptible = False
         self._paused_writing = False
         self._paused_reading = False
@@ -240,7 +248,8 @@ class Connection(asyncio.Protocol):
             raise
         except Exception:
             log.exception("%s %s broke off", request.method, request.path)
-            self._abort()
+            self._flush_chunks()
+            self._transport.close()
         finally:
             self._task = None
 
@@ -292,11 +301,10 @@ class Connection(asyncio.Protocol):
                     return
             self._start_stream(request, stream.content_type, stream.headers)
             if request.method != "HEAD":
-                await self._send_chunk(request, first)
+                await self._send_chunk(first)
                 async for chunk in chunks:
-                    await self._send_chunk(request, chunk)
-                if request.minor:
-                    self._transport.write(b"0\r\n\r\n")
+                    await self._send_chunk(chunk)
+                self._flush_chunks(b"0\r\n\r\n" if request.minor else b"")
         finally:
             close = getattr(chunks, "aclose", None)
             if close is not None:
@@ -312,10 +320,30 @@ class Connection(asyncio.Protocol):
         framing = b"Transfer-Encoding: chunked\r\n" if request.minor else b""
         self._transport.write(self._head(request, 200, content_type, framing, headers))
 
-    async def _send_chunk(self, request: Request, chunk: bytes) -> None:
-        if chunk:
-            self._transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if request.minor else chunk)
+    async def _send_chunk(self, chunk: bytes) -> None:
+        """Collect what comes without a pause into one chunk on the wire; wait when the client does not read."""
+        if not chunk:
+            return
+        if not self._outgoing:
+            self._server.loop.call_soon(self._flush_chunks)
+        self._outgoing.append(chunk)
+        self._outgoing_bytes += len(chunk)
+        if self._outgoing_bytes >= COLLECT_BYTES:
+            self._flush_chunks()
+        if self._lost or self._paused_writing:
             await self.drain()
+
+    def _flush_chunks(self, end: bytes = b"") -> None:
+        size, parts = self._outgoing_bytes, self._outgoing
+        if not size and not end:
+            return
+        if size and cast("Request", self._request).minor:
+            parts.insert(0, b"%x\r\n" % size)
+            parts.append(b"\r\n")
+        parts.append(end)
+        self._outgoing, self._outgoing_bytes = [], 0
+        if not self._lost:
+            self._transport.write(b"".join(parts))
 
     async def _take_over(self, request: Request, hijack: Hijack) -> None:
         try:
