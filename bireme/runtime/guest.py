@@ -1,0 +1,13 @@
+"""The static programs that run inside instances; guest/ builds them into the package."""
+
+from __future__ import annotations
+
+import os
+
+_DIRECTORY = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "guest")
+
+
+def init_path() -> str:
+    """The init of `--init` on this host, "" when it was not built (`make -C guest`)."""
+    path = os.path.join(_DIRECTORY, "bireme-init")
+    return path if os.access(path, os.X_OK) else ""
