@@ -82,7 +82,7 @@ class Daemon:
     def _claim(self) -> None:
         """Make the roots and take the data root for this process alone."""
         config = self._config
-        for part in ("", "instances", "tmp"):
+        for part in ("", "instances"):
             os.makedirs(f"{config.data_root}/{part}", 0o711 if not part else 0o700, exist_ok=True)
         self._lock = os.open(f"{config.data_root}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if not lock_file(self._lock):
@@ -133,7 +133,7 @@ class Daemon:
             self._database, f"{self._config.data_root}/instances", lambda batch: instances.stored(batch)
         )
         networks = Networks(self._bridge, self._hold_ports, self._drop_ports)
-        images = Images(self._store, events, self._table, f"{self._config.data_root}/tmp")
+        images = Images(self._store, events, self._table)
         instances = Instances(
             self._table, drivers, images, lambda: self._snapshotter, networks, events, tasks, self._tidier
         )
@@ -163,8 +163,8 @@ class Daemon:
     async def _hold_ports(self, identity: str, sockets: Sequence[ReservedSocket]) -> None:
         if not sockets:
             return
-        entries = [{"listen": n, "target": [s.target_address, s.mapping.container_port]} for n, s in enumerate(sockets)]
-        fds = [s.socket.fileno() for s in sockets]
+        entries = [{"listen": n, "target": [s.address, s.mapping.container_port]} for n, s in enumerate(sockets)]
+        fds = [s.fd for s in sockets]
         await self._driver.link.call("relay_add", fds, id=identity, entries=entries)
 
     async def _drop_ports(self, identity: str) -> None:

@@ -69,8 +69,13 @@ def run(config: settings.Config) -> int:
 async def _serve(daemon: Any) -> int:
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[bool] = loop.create_future()
+
+    def ask(everything: bool) -> None:
+        if not stop.done():
+            stop.set_result(everything)
+
     for signum, everything in ((signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGUSR1, True)):
-        loop.add_signal_handler(signum, lambda e=everything: stop.done() or stop.set_result(e))
+        loop.add_signal_handler(signum, ask, everything)
     await daemon.start()
     gc.collect()
     gc.freeze()

@@ -1,0 +1,198 @@
+"""Images as the engine's users see them: lookups from memory, heavy work in threads, an event for every change."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from bireme.engine.events import Events
+from bireme.engine.table import InstanceTable
+from bireme.image.bootstrap import bootstrap
+from bireme.image.model import HistoryEntry, Image, ImageUser, Progress
+from bireme.image.store import ImageStore
+from bireme.instance.logs import parse_time
+
+Emit = Callable[[Mapping[str, Any]], None]
+CHUNK = 1 << 20
+
+
+class ImageView:
+    """An image for readers: what instances inherit, and what an API shows."""
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        config = image.config
+        self.id = image.id
+        self.chain_id = image.chain_id
+        self.references = image.references
+        self.repo_digests = image.repo_digests
+        self.size_bytes = image.size
+        self.architecture = image.architecture
+        self.os = image.os
+        self.env = tuple(config.env or ())
+        self.entrypoint = tuple(config.entrypoint or ())
+        self.command = tuple(config.cmd or ())
+        self.user = config.user
+        self.working_dir = config.working_dir
+        self.stop_signal = config.stop_signal
+        self.exposed_ports = tuple(config.exposed_ports or ())
+        self.labels = dict(config.labels or {})
+
+    @property
+    def diff_ids(self) -> tuple[str, ...]:
+        return tuple(layer.diff_id for layer in self.image.layers)
+
+    @cached_property
+    def created_at_ns(self) -> int:
+        try:
+            return parse_time(self.image.created)
+        except ValueError:
+            return 0
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The config document, spelled as in the OCI image specification."""
+        found: dict[str, Any] = msgspec.to_builtins(self.image.document)
+        return found
+
+
+class Images:
+    """find, list, tag, remove, load, save, history, bootstrap."""
+
+    def __init__(self, store: ImageStore, events: Events, table: InstanceTable) -> None:
+        self._store = store
+        self._events = events
+        self._table = table
+        self._views: dict[str, ImageView] = {}
+        self._count: int | None = None
+        self._writing = asyncio.Lock()
+
+    def defaults(self, reference: str) -> ImageView:
+        return self.find(reference)
+
+    def find(self, reference: str) -> ImageView:
+        """By reference, id or unique id prefix; NotFound "No such image: x"."""
+        view = self._views.get(reference)
+        if view is None:
+            view = self._views[reference] = ImageView(self._store.resolve(reference))
+        return view
+
+    def all(self) -> list[ImageView]:
+        return [ImageView(image) for image in self._store.list()]
+
+    def count(self) -> int:
+        if self._count is None:
+            self._count = len(self._store.list())
+        return self._count
+
+    def users(self, image_id: str) -> list[ImageUser]:
+        """The instances made from an image, for those who would remove it."""
+        return [ImageUser(i.id, i.running) for i in self._table if i.spec.image_id == image_id]
+
+    def history(self, reference: str) -> Sequence[HistoryEntry]:
+        return self._store.history(self.find(reference).image)
+
+    async def tag(self, reference: str, target: str) -> None:
+        image = self.find(reference)
+        async with self._writing:
+            await asyncio.to_thread(self._store.tag, reference, target)
+        self._changed()
+        self._events.publish("image", "tag", image.id, {"name": target})
+
+    async def remove(self, reference: str, force: bool = False) -> list[tuple[str, str]]:
+        """What happened: ("untagged", reference) and ("deleted", digest), in order."""
+        async with self._writing:
+            users = self.users
+            removed = await asyncio.to_thread(self._store.remove, reference, force, users)
+        self._changed()
+        for step in removed:
+            self._events.publish("image", "untag" if step.action == "untagged" else "delete", step.subject, {})
+        return [(step.action, step.subject) for step in removed]
+
+    async def load(self, chunks: AsyncIterator[bytes], emit: Emit) -> None:
+        """Take a docker-archive or OCI layout as it arrives; `emit` gets progress."""
+        source = _Source(chunks)
+        progress = _Relay(emit)
+        async with self._writing:
+            loaded = await asyncio.to_thread(self._store.load, source.read, progress.report)
+        self._changed()
+        for one in loaded:
+            shown = f"Loaded image: {one.reference}" if one.reference else f"Loaded image ID: {one.id}"
+            emit({"stream": shown + "\n"})
+            self._events.publish("image", "load", one.id, {"name": one.reference or one.id})
+
+    async def save(self, references: Sequence[str]) -> AsyncIterator[bytes]:
+        """A docker-archive with these images, as it is written."""
+        for reference in references:
+            self.find(reference)
+        reader, writer = os.pipe()
+        task = asyncio.get_running_loop().run_in_executor(None, self._save_to, list(references), writer)
+        try:
+            while chunk := await asyncio.to_thread(os.read, reader, CHUNK):
+                yield chunk
+            await task
+        finally:
+            os.close(reader)
+
+    def _save_to(self, references: list[str], writer: int) -> None:
+        with open(writer, "wb", buffering=CHUNK) as sink:
+            self._store.save(references, sink.write)
+
+    async def bootstrap(self, name: str, emit: Emit) -> None:
+        """Make an image from the distribution's packages (image/bootstrap.py)."""
+        progress = _Relay(emit)
+        async with self._writing:
+            image_id = await asyncio.to_thread(bootstrap, self._store, name, progress.report)
+        self._changed()
+        self._events.publish("image", "bootstrap", image_id, {"name": name})
+
+    def _changed(self) -> None:
+        self._views.clear()
+        self._count = None
+
+
+class _Relay:
+    """Progress from a worker thread to `emit` in the event loop, in Docker's message shape."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._loop = asyncio.get_running_loop()
+
+    def report(self, progress: Progress) -> None:
+        message: dict[str, Any] = {"status": progress.action}
+        if progress.id:
+            message["id"] = progress.id
+        if progress.total:
+            message["progressDetail"] = {"current": progress.current, "total": progress.total}
+        self._loop.call_soon_threadsafe(self._emit, message)
+
+
+class _Source:
+    """A stream of the event loop as the blocking `read(n)` of a worker thread."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+        self._loop = asyncio.get_running_loop()
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes, b"" at the end."""
+        if not self._rest:
+            self._rest = asyncio.run_coroutine_threadsafe(self._next(), self._loop).result()
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+    async def _next(self) -> bytes:
+        """The next chunks joined: a hand-over between threads costs more than a copy."""
+        parts, length = [], 0
+        async for chunk in self._chunks:
+            parts.append(chunk)
+            length += len(chunk)
+            if length >= CHUNK:
+                break
+        return b"".join(parts)
