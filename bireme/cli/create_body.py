@@ -128,7 +128,7 @@ def _profile(path: str) -> str:
         raise BadValue(f"compacting json for seccomp profile ({path}) failed: {error}") from None
 
 
-def _restart_policy(text: str, remove: bool) -> dict[str, Any]:
+def restart_policy(text: str, remove: bool) -> dict[str, Any]:
     name, colon, count = text.partition(":")
     if remove and name not in ("", "no"):
         raise BadValue("conflicting options: cannot specify both --restart and --rm")
@@ -367,7 +367,7 @@ def _host_config(args: Arguments, mode: str, bindings: dict[str, Any], console: 
     config["Sysctls"] = pairs(args["sysctl"])
     config["StorageOpt"] = _storage_options(args)
     config["Annotations"] = pairs(args["annotation"])
-    config["RestartPolicy"] = _restart_policy(args["restart"], args["rm"])
+    config["RestartPolicy"] = restart_policy(args["restart"], args["rm"])
     if console != (0, 0):
         config["ConsoleSize"] = list(console)
     config = _without_zeros(config)

@@ -62,7 +62,7 @@ def _show_float(value: float) -> str:
 
 
 def _json(value: Any) -> str:
-    return jsontext.dumps_text(value.plain() if isinstance(value, Fields) else value)
+    return jsontext.dumps_html(value.plain()) if isinstance(value, Fields) else jsontext.dumps_text(value)
 
 
 def _length(value: Any) -> int:

@@ -65,6 +65,7 @@ ENTRIES = (
     Entry("image history", "history", "history", "Show the history of an image"),
     Entry("image inspect", "", "inspect", "Display detailed information on one or more images"),
     Entry("image load", "load", "archive", "Load an image from a tar archive or STDIN"),
+    Entry("image pull", "pull", "absent", "Download an image from a registry"),
     Entry("image prune", "", "prune", "Remove unused images"),
     Entry("image rm", "rmi", "images", "Remove one or more images", "remove"),
     Entry("image save", "save", "archive", "Save one or more images to a tar archive (streamed to STDOUT by default)"),

@@ -43,7 +43,7 @@ class Row(Fields):
 
     def field(self, name: str, arguments: list[Any], path: str) -> Any:
         if name not in self._fields:
-            raise GoError(path, f"can't evaluate field {name} in type this listing has: {', '.join(self._fields)}")
+            raise GoError(path, f"can't evaluate field {name} (there are: {', '.join(self._fields)})")
         return self._fields[name][1](self._value, *arguments)
 
     def plain(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class _Headers(Fields):
 
     def field(self, name: str, arguments: list[Any], path: str) -> Any:
         if name not in self._fields:
-            raise GoError(path, f"can't evaluate field {name} in type this listing has: {', '.join(self._fields)}")
+            raise GoError(path, f"can't evaluate field {name} (there are: {', '.join(self._fields)})")
         if arguments:
             return str(arguments[0]).rpartition(".")[2].replace("-", " ").replace("_", " ")
         return self._fields[name][0]
@@ -80,9 +80,9 @@ class Listing:
         if form in ("", "table"):
             return self._table(values)
         if form == "json":
-            from bireme.client.jsontext import dumps_text
+            from bireme.client.jsontext import dumps_html
 
-            return (dumps_text(Row(self._fields, value).plain()) for value in values)
+            return (dumps_html(Row(self._fields, value).plain()) for value in values)
         return self._templated(values, form)
 
     def _table(self, values: Iterable[dict[str, Any]]) -> list[str]:
@@ -96,6 +96,7 @@ class Listing:
 
         is_table = form.startswith("table")
         source = form.removeprefix("table").strip() if is_table else form
-        template = Template(source.replace("\\t", "\t").replace("\\n", "\n"))
-        lines = (template.render(Row(self._fields, value)) for value in values)
-        return align([template.render(_Headers(self._fields)), *lines]) if is_table else lines
+        template = Template(source.replace("\\t", "\t").replace("\\n", "\n"), "failed to parse template: ")
+        what = "failed to execute template: "
+        lines = (template.render(Row(self._fields, value), what) for value in values)
+        return align([template.render(_Headers(self._fields), what), *lines]) if is_table else lines

@@ -123,12 +123,12 @@ def _check_count(verb: Verb, command: str, count: int) -> None:
 
     if high == 0:
         raise UsageError(f"'{command}' accepts no arguments", prefix=True)
+    if high == UNLIMITED:
+        raise UsageError(f"'{command}' requires at least {number(low)}", prefix=True, lead="See")
     if low == high:
         text = f"requires {number(low)}"
-    elif high == UNLIMITED:
-        text = f"requires at least {number(low)}"
     elif low == 0:
         text = f"requires at most {number(high)}"
     else:
         text = f"requires at least {low} and at most {number(high)}"
-    raise UsageError(f"'{command}' {text}", prefix=True, lead="See")
+    raise UsageError(f"'{command}' {text}", prefix=True)

@@ -68,8 +68,13 @@ def _bar(detail: dict[str, Any]) -> str:
     return f"[{arrow.ljust(_BAR)[:_BAR]}]  {human_size(current)}/{human_size(total)}"
 
 
-def show_progress(messages: Iterable[dict[str, Any]], descriptor: int, quiet: bool = False) -> dict[str, Any]:
-    """Print `messages` as they come; the last `aux` object, or CommandFailed with the engine's own error."""
+def show_progress(
+    messages: Iterable[dict[str, Any]], descriptor: int, *, quiet: bool = False, only_results: bool = False
+) -> dict[str, Any]:
+    """Print `messages` as they come, or `only_results` of them (`stream`); the last `aux` object.
+
+    CommandFailed with the engine's own words when it reports an error.
+    """
     display = _Display(descriptor)
     last: dict[str, Any] = {}
     for message in messages:
@@ -78,6 +83,6 @@ def show_progress(messages: Iterable[dict[str, Any]], descriptor: int, quiet: bo
             raise CommandFailed(str(detail.get("message") or message.get("error") or "unknown error"))
         if message.get("aux"):
             last = dict(message["aux"])
-        if not quiet:
+        if not quiet and ("stream" in message or not only_results):
             display.show(message)
     return last

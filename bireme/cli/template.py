@@ -383,22 +383,22 @@ def _range(names: list[str], evaluate: Evaluate, body: list[Node], otherwise: li
 class Template:
     """A parsed template; TemplateError when it is malformed."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, complaint: str = "template parsing error: ") -> None:
         try:
             self._body = _Parser(source).template()
         except TemplateError as error:
-            raise TemplateError(f"template parsing error: template: :1: {error.message}") from None
+            raise TemplateError(f"{complaint}template: :1: {error.message}") from None
 
-    def render(self, value: Any) -> str:
-        """The text for one value; TemplateError when a field or function does not fit it."""
+    def render(self, value: Any, complaint: str = "template parsing error: ") -> str:
+        """The text for one value; TemplateError, led by `complaint`, when a field or function does not fit it."""
         out: list[str] = []
         try:
             _run(self._body, value, {"$": value}, out)
         except GoError as error:
             place = f"<{error.place}>: " if error.place else ""
-            raise TemplateError(f'template: :1:2: executing "" at {place}{error.message}') from None
+            raise TemplateError(f'{complaint}template: :1:2: executing "" at {place}{error.message}') from None
         except (TypeError, ValueError, LookupError) as error:
-            raise TemplateError(f'template: :1:2: executing "": {error}') from None
+            raise TemplateError(f'{complaint}template: :1:2: executing "": {error}') from None
         except (_Break, _Continue):
             raise TemplateError("template: :1: {{break}} or {{continue}} outside {{range}}") from None
         return "".join(out)

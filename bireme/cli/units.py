@@ -10,22 +10,16 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _WEEK, _MONTH, _YEAR = 7 * _DAY, 30 * _DAY, 365 * _DAY
 
 
-def significant(value: float, digits: int) -> str:
-    """C's %.Ng without an exponent for what occurs here."""
-    text = f"{value:.{digits}g}"
-    return f"{value:.0f}" if "e" in text else text
-
-
 def _scaled(size: float, base: float, units: tuple[str, ...], digits: int) -> str:
     step = 0
     while size >= base and step < len(units) - 1:
         size /= base
         step += 1
-    return significant(size, digits) + units[step]
+    return f"{size:.{digits}g}{units[step]}"
 
 
 def human_size(size: float, digits: int = 4) -> str:
-    """1.234MB: powers of 1000."""
+    """1.234MB: powers of 1000. Rounding up to the next thousand gives 1e+03kB, as in C and Go."""
     return _scaled(size, 1000.0, _DECIMAL, digits)
 
 
@@ -100,3 +94,15 @@ def parse_time(text: str) -> float:
     except ValueError:
         return 0.0
     return moment if moment > 0 else 0.0
+
+
+def go_time(text: str) -> str:
+    """An RFC 3339 time as Go prints it: 2026-01-02 15:04:05.123 +0000 UTC."""
+    date, _, clock = text.partition("T")
+    zone = "+0000 UTC" if clock.endswith("Z") or clock[-6:-5] not in ("+", "-") else ""
+    if not zone:
+        offset = clock[-6:].replace(":", "")
+        zone, clock = f"{offset} {offset}", clock[:-6]
+    whole, _, fraction = clock.removesuffix("Z").partition(".")
+    digits = fraction.rstrip("0")
+    return f"{date} {whole}.{digits} {zone}" if digits else f"{date} {whole} {zone}"

@@ -121,6 +121,12 @@ def dumps_text(value: object) -> str:
     return _quote(value) if isinstance(value, str) else _dump(value)
 
 
+def dumps_html(value: object) -> str:
+    """`dumps_text` with <, > and & spelled as Go's encoder spells them by default."""
+    text = dumps_text(value)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
 def dumps_indented(value: object, step: str = "    ", depth: int = 0) -> str:
     """`value` over several lines, spelled as Go's json.Indent spells it."""
     inner, outer = "\n" + step * (depth + 1), "\n" + step * depth

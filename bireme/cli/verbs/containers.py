@@ -66,6 +66,10 @@ def _labels(container: Container) -> str:
     return ",".join(f"{key}={value}" for key, value in sorted((container.get("Labels") or {}).items()))
 
 
+def _platform(container: Container) -> Any:
+    return (container.get("ImageManifestDescriptor") or {}).get("platform")
+
+
 def _size(container: Container) -> str:
     own, virtual = int(container.get("SizeRw") or 0), int(container.get("SizeRootFs") or 0)
     text = human_size(own, 3)
@@ -124,6 +128,7 @@ def _listing(full: bool, with_size: bool) -> Listing:
             "NETWORKS",
             lambda c: ",".join(sorted((c.get("NetworkSettings") or {}).get("Networks") or {})),
         ),
+        "Platform": ("PLATFORM", _platform),
         "Ports": ("PORTS", lambda c: format_ports(c.get("Ports") or [])),
         "RunningFor": ("CREATED", lambda c: ago(int(c.get("Created") or 0))),
         "Size": ("SIZE", _size),

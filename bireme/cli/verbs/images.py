@@ -48,7 +48,7 @@ def _rows(image: Image, with_digests: bool) -> list[Image]:
 
 
 def _shared(value: object) -> str:
-    return "N/A" if value in (None, -1) else human_size(float(str(value)), 3)
+    return "N/A" if value in (None, -1) else human_size(float(str(value)))
 
 
 def _id(image: Image, full: bool) -> str:
@@ -62,7 +62,7 @@ def _count(image: Image) -> str:
 
 def _unique(image: Image) -> str:
     shared = image.get("SharedSize", -1)
-    return "N/A" if shared in (None, -1) else human_size(int(image.get("Size") or 0) - int(str(shared)), 3)
+    return "N/A" if shared in (None, -1) else human_size(int(image.get("Size") or 0) - int(str(shared)))
 
 
 def _listing(full: bool, with_digests: bool) -> Listing:
@@ -77,7 +77,7 @@ def _listing(full: bool, with_digests: bool) -> Listing:
         "Size": ("SIZE", lambda i: human_size(int(i.get("Size") or 0), 3)),
         "Tag": ("TAG", lambda i: i["_Tag"]),
         "UniqueSize": ("UNIQUE SIZE", _unique),
-        "VirtualSize": ("SIZE", lambda i: human_size(int(i.get("VirtualSize") or i.get("Size") or 0), 3)),
+        "VirtualSize": ("SIZE", lambda i: human_size(int(i.get("VirtualSize") or i.get("Size") or 0))),
     }
     digest = ["Digest"] if with_digests else []
     return Listing(fields, ["Repository", "Tag", *digest, "ID", "CreatedSince", "Size"])
@@ -98,12 +98,10 @@ def list_images(invocation: Invocation) -> int:
     )
     form = args["format"]
     if args["quiet"] and form in ("", "table"):
-        lines = [_id(image, args["no-trunc"]) for image in images]
-    else:
-        with_digests = args["digests"] or ".Digest" in form
-        rows = [row for image in images for row in _rows(image, with_digests)]
-        lines = list(_listing(args["no-trunc"], args["digests"]).lines(rows, form))
-    for line in lines:
+        form = "{{.ID}}"
+    with_digests = args["digests"] or ".Digest" in form
+    rows = [row for image in images for row in _rows(image, with_digests)]
+    for line in _listing(args["no-trunc"], args["digests"]).lines(rows, form):
         invocation.out(line)
     return 0
 

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bireme.cli.invocation import Invocation
+    from bireme.cli.template import Template
 
     Finder = Callable[[str], dict[str, Any]]
 
 _NOT_FOUND = 404
+_BAD_TEMPLATE = 64
 
 
 def _finders(invocation: Invocation) -> dict[str, Finder]:
@@ -45,7 +47,7 @@ def inspect_any(invocation: Invocation) -> int:
             except ApiError as error:
                 if error.status != _NOT_FOUND:
                     raise
-        raise CommandFailed(f"error: no such object: {name}")
+        raise CommandFailed(f"Error: No such object: {name}")
 
     return _inspect(invocation, find)
 
@@ -64,9 +66,7 @@ def _inspect(invocation: Invocation, find: Finder) -> int:
     if form in ("", "json"):
         invocation.out(dumps_indented(found) if not form else dumps_text(found))
     else:
-        from bireme.cli.template import Template
-
-        template = Template(form)
+        template = _template(form)
         for value in found:
             invocation.out(template.render(value))
         if not found:
@@ -74,6 +74,15 @@ def _inspect(invocation: Invocation, find: Finder) -> int:
     for message in errors:
         invocation.err(message)
     return 1 if errors else 0
+
+
+def _template(form: str) -> Template:
+    from bireme.cli.template import Template, TemplateError
+
+    try:
+        return Template(form)
+    except TemplateError as error:
+        raise CommandFailed(error.message, _BAD_TEMPLATE) from None
 
 
 def _only(kind: str) -> Callable[[Invocation], int]:

@@ -6,8 +6,7 @@ from bireme.cli.filters import encode_filters
 from bireme.cli.golang import show
 from bireme.cli.listing import Listing
 from bireme.cli.option import FORMAT_TABLE, Option, Verb
-from bireme.cli.units import parse_time
-from bireme.cli.verbs.containers import utc_time
+from bireme.cli.units import go_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,9 +22,10 @@ def _labels(network: dict[str, Any]) -> str:
 
 def _listing(full: bool) -> Listing:
     fields: dict[str, tuple[str, Field]] = {
-        "CreatedAt": ("CREATED AT", lambda n: utc_time(int(parse_time(str(n.get("Created") or ""))))),
+        "CreatedAt": ("CREATED AT", lambda n: go_time(str(n.get("Created") or ""))),
         "Driver": ("DRIVER", lambda n: str(n.get("Driver") or "")),
         "ID": ("NETWORK ID", lambda n: str(n["Id"]) if full else str(n["Id"])[:12]),
+        "IPv4": ("IPV4", lambda n: show(bool(n.get("EnableIPv4")))),
         "IPv6": ("IPV6", lambda n: show(bool(n.get("EnableIPv6")))),
         "Internal": ("INTERNAL", lambda n: show(bool(n.get("Internal")))),
         "Label": ("", lambda n, name: str((n.get("Labels") or {}).get(name, ""))),

@@ -24,7 +24,7 @@ def start(invocation: Invocation) -> int:
 
     failed = each(invocation, args.rest, one)
     if failed:
-        raise CommandFailed("failed to start containers: " + ", ".join(failed))
+        raise CommandFailed("Error: failed to start containers: " + ", ".join(failed))
     return 0
 
 
