@@ -35,12 +35,13 @@ Progress = Callable[[int], None]
 
 
 class Unpacked(NamedTuple):
-    """What was read and written: digest and size of the blob, diff_id and size of its content."""
+    """What was read and written: digest and size of the blob, diff_id and size of its content, bytes of its files."""
 
     digest: str
     size_bytes: int
     diff_id: str
     content_bytes: int
+    files_bytes: int
     entries: int
 
 

@@ -1,0 +1,120 @@
+"""A directory tree as a tar archive: names sorted, hard links, devices, extended attributes and times kept.
+
+Sockets are left out, as tar does. Sparse files are written whole.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+
+from bireme.errors import Invalid
+from bireme.storage.tar import Entry, Kind
+from bireme.storage.tarwrite import TarWriter
+from bireme.storage.tree import open_directory
+
+_CHUNK = 1 << 20
+_DEPTH_MAX = 400
+_KINDS = {
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFLNK: Kind.SYMLINK,
+    stat.S_IFCHR: Kind.CHARACTER,
+    stat.S_IFBLK: Kind.BLOCK,
+    stat.S_IFDIR: Kind.DIRECTORY,
+    stat.S_IFIFO: Kind.FIFO,
+}
+
+
+def write_tree(path: str, sink: Callable[[bytes], object], *, newest_ns: int | None = None) -> None:
+    """Write everything below `path`, itself as "./"; times later than `newest_ns` become that."""
+    writer = TarWriter(sink)
+    root = open_directory(path)
+    try:
+        _Walk(writer, newest_ns).directory(root, b".", os.fstat(root), 0)
+    finally:
+        os.close(root)
+    writer.finish()
+
+
+class _Walk:
+    def __init__(self, writer: TarWriter, newest_ns: int | None) -> None:
+        self._writer = writer
+        self._newest_ns = newest_ns
+        self._links: dict[tuple[int, int], bytes] = {}
+
+    def directory(self, directory: int, path: bytes, found: os.stat_result, depth: int) -> None:
+        if depth > _DEPTH_MAX:
+            raise Invalid("tree is too deep for an archive", subject=os.fsdecode(path))
+        self._writer.add(self._entry(path + b"/", Kind.DIRECTORY, found, _xattrs(directory)))
+        for name in sorted(os.fsencode(name) for name in os.listdir(directory)):
+            inner = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISDIR(inner.st_mode):
+                fd = open_directory(name, directory)
+                try:
+                    self.directory(fd, path + b"/" + name, inner, depth + 1)
+                finally:
+                    os.close(fd)
+            else:
+                self._leaf(directory, name, path + b"/" + name, inner)
+
+    def _leaf(self, directory: int, name: bytes, path: bytes, found: os.stat_result) -> None:
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode))
+        if kind is None:
+            return
+        if found.st_nlink > 1:
+            identity = (found.st_dev, found.st_ino)
+            if (first := self._links.get(identity)) is not None:
+                self._writer.add(self._entry(path, Kind.LINK, found, {})._replace(target=first))
+                return
+            self._links[identity] = path
+        if kind is Kind.FILE:
+            self._file(directory, name, path)
+            return
+        target = os.readlink(name, dir_fd=directory) if kind is Kind.SYMLINK else b""
+        self._writer.add(self._entry(path, kind, found, {})._replace(target=target))
+
+    def _file(self, directory: int, name: bytes, path: bytes) -> None:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            found = os.fstat(fd)
+            entry = self._entry(path, Kind.FILE, found, _xattrs(fd))._replace(size=found.st_size)
+            self._writer.add(entry, _read(fd, found.st_size))
+        finally:
+            os.close(fd)
+
+    def _entry(self, path: bytes, kind: Kind, found: os.stat_result, xattrs: dict[bytes, bytes]) -> Entry:
+        device = (os.major(found.st_rdev), os.minor(found.st_rdev))
+        return Entry(
+            name=path,
+            kind=kind,
+            mode=stat.S_IMODE(found.st_mode),
+            uid=found.st_uid,
+            gid=found.st_gid,
+            size=0,
+            mtime_ns=found.st_mtime_ns if self._newest_ns is None else min(found.st_mtime_ns, self._newest_ns),
+            target=b"",
+            device=device if kind in (Kind.CHARACTER, Kind.BLOCK) else (0, 0),
+            xattrs=xattrs,
+            extents=None,
+        )
+
+
+def _read(fd: int, size: int) -> Iterator[bytes]:
+    """Exactly `size` bytes: a file that shrinks meanwhile is padded, one that grows is cut."""
+    while size:
+        chunk = os.read(fd, min(size, _CHUNK)) or bytes(min(size, _CHUNK))
+        size -= len(chunk)
+        yield chunk
+
+
+def _xattrs(fd: int) -> dict[bytes, bytes]:
+    try:
+        names = os.listxattr(fd)
+    except OSError:
+        return {}
+    return {
+        os.fsencode(name): os.getxattr(fd, name)
+        for name in sorted(names)
+        if name == "security.capability" or name.startswith("user.")
+    }
