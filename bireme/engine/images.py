@@ -147,9 +147,9 @@ class Images:
         """Make an image from the distribution's packages (image/bootstrap.py)."""
         progress = _Relay(emit)
         async with self._writing:
-            image_id = await asyncio.to_thread(bootstrap, self._store, name, progress.report)
+            image = await asyncio.to_thread(bootstrap, self._store, name, progress.report)
         self._changed()
-        self._events.publish("image", "bootstrap", image_id, {"name": name})
+        self._events.publish("image", "bootstrap", image.id, {"name": name})
 
     def _changed(self) -> None:
         self._views.clear()
