@@ -62,6 +62,7 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 1
 _IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_NET_NS_PID, _IFLA_GROUP, _IFLA_NET_NS_FD = 16, 18, 19, 27, 28
 _IFLA_EXT_MASK, _IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES, _IFLA_LINK_NETNSID = 29, 31, 32, 37
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
+_IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA, _IFLA_BRPORT_MODE = 4, 5, 4
 _RTEXT_FILTER_SKIP_STATS = 8
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_F_NODAD = 0x2
@@ -269,6 +270,17 @@ def bridge(name: str, *, mac: str = "", mtu: int = 0, up: bool = True) -> Messag
         body += attribute(_IFLA_MTU, _UINT.pack(mtu))
     info = attribute(_IFLA_INFO_KIND, b"bridge")
     return RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + attribute(_IFLA_LINKINFO, info), f"bridge {name}"
+
+
+def bridge_port(link: int | str, *, hairpin: bool) -> Message:
+    """Whether a port of a bridge sends a frame back to where it came from.
+
+    With bridge netfilter a packet to a published port is rewritten while it is bridged: an instance reaches its own
+    published port only through a port with hairpin mode.
+    """
+    data = attribute(_IFLA_INFO_SLAVE_DATA, attribute(_IFLA_BRPORT_MODE, b"\1" if hairpin else b"\0"))
+    info = attribute(_IFLA_LINKINFO, attribute(_IFLA_INFO_SLAVE_KIND, b"bridge\0") + data)
+    return RTM_NEWLINK, 0, _link_head(link) + info, f"bridge port {link}"
 
 
 def set_link(

@@ -91,6 +91,15 @@ class BridgeNetwork:
         return self._config.bridge
 
     @property
+    def tag(self) -> str:
+        return self._config.tag
+
+    @property
+    def firewall(self) -> Firewall:
+        """For further networks of the same engine."""
+        return self._firewall
+
+    @property
     def subnet(self) -> str:
         """ "172.17.0.0/16", "" before the first `ensure` when it is not configured."""
         return str(self._pool.subnet) if self._pool else ""

@@ -3,14 +3,13 @@
 Networks and published ports are elements of sets and maps, never rules, so a packet's way through the table does not
 grow with the number of instances and publishing a port is one small transaction:
 
-    guard        prerouting, raw     127/8 that arrives from a bridge is dropped (route_localnet would let it in)
+    guard        prerouting, raw     from or to 127/8 out of a bridge: dropped (route_localnet would let it in)
     prerouting   nat                 to an address of this host, not 127/8 -> published
     output       nat                 the same for the host's own connections, 127/8 included -> published
     published                        (address . protocol . port), then (protocol . port): send to the endpoint
     forward      filter              what leaves through a bridge -> inward
     inward                           established, published, same bridge: accept; all else is dropped
     postrouting  nat                 bridge subnets leaving the bridges, hairpins and 127/8 take the host's address
-    redirects    filter, output      no ICMP redirect into a bridge: it would teach an instance past its own hairpin
 
 An accept here is final for this table alone: a drop in somebody else's base chain (a firewall with forward policy
 drop) still drops. Nothing outside the table is read or changed. Isolation between networks is the last line of inward:
@@ -46,7 +45,6 @@ _SETS = ("bridges", "same_bridge", "subnets4", "ports4", "any_ports4")
 
 _PRIORITY_RAW, _PRIORITY_DSTNAT, _PRIORITY_FILTER, _PRIORITY_SRCNAT = -300, -100, 0, 100
 _DESTINATION, _SOURCE = 16, 12
-_ICMP, _ICMP_REDIRECT = 1, 5
 
 
 class Network(NamedTuple):
@@ -154,7 +152,6 @@ def _plan_chains(table: str) -> list[Message]:
         base("output", "nat", nft.NF_INET_LOCAL_OUT, _PRIORITY_DSTNAT),
         base("forward", "filter", nft.NF_INET_FORWARD, _PRIORITY_FILTER),
         base("postrouting", "nat", nft.NF_INET_POST_ROUTING, _PRIORITY_SRCNAT),
-        base("redirects", "filter", nft.NF_INET_LOCAL_OUT, _PRIORITY_FILTER),
     ]
 
 
@@ -196,10 +193,6 @@ def _rules() -> list[tuple[str, list[bytes]]]:
     masquerade = nft.masquerade()
     from_subnet = [_address(_SOURCE), nft.lookup("subnets4")]
     was_published = _connection(nft.NFT_CT_STATUS, nft.IPS_DST_NAT)
-    redirect = [
-        *[nft.meta(nft.NFT_META_L4PROTO), nft.equals(bytes([_ICMP]))],
-        *[nft.payload(nft.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1), nft.equals(bytes([_ICMP_REDIRECT]))],
-    ]
     return [
         ("guard", [*_bridge(incoming), *_ipv4(), *_loopback(_DESTINATION), drop]),
         ("guard", [*_bridge(incoming), *_ipv4(), *_loopback(_SOURCE), drop]),
@@ -215,7 +208,6 @@ def _rules() -> list[tuple[str, list[bytes]]]:
         ("postrouting", [*_ipv4(), *from_subnet, *_bridge(outgoing, negate=True), masquerade]),
         ("postrouting", [*_ipv4(), *was_published, *from_subnet, *_bridge(outgoing), masquerade]),
         ("postrouting", [*_ipv4(), *_loopback(_SOURCE), *_bridge(outgoing), masquerade]),
-        ("redirects", [*_ipv4(), *_bridge(outgoing), *redirect, drop]),
     ]
 
 

@@ -31,10 +31,6 @@ class Pool:
         self._leases: dict[str, int] = {}
         self._next = self._first
 
-    def __len__(self) -> int:
-        """Number of leases."""
-        return len(self._leases)
-
     def lease(self, holder: str) -> str:
         """The address that `holder` has, "" without one."""
         value = self._leases.get(holder)
