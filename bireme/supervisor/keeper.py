@@ -17,7 +17,7 @@ become the keeper's, whose exits are remembered until a new supervisor has writt
 
 Messages are words separated by newlines, one SOCK_SEQPACKET message each; nothing else is parsed. If the keeper dies,
 the supervisor executes this program in its own place, with its descriptors (`--adopt`): the process that is the
-parent of the instances is then the keeper.
+parent of the instances is then the keeper. Two locks see to it that there is one of each per run root, also meanwhile.
 """
 
 from __future__ import annotations
@@ -266,9 +266,21 @@ def take_lock(path: str, *, wait: bool) -> bool:
         os.close(lock)
 
 
+def supervisor_lives(path: str) -> bool:
+    """A supervisor without a keeper is about to become one: nobody else may."""
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return not fdlib.lock_file(lock)
+    finally:
+        os.close(lock)
+
+
 def main() -> None:
     """Console script: `bireme-keeper --run-root R`; stays in the foreground."""
-    options = program.parse_arguments("keeper", sys.argv[1:], ("run-root", "adopt"))
+    options = program.parse_arguments("keeper", sys.argv[1:], ("run-root", "adopt", "lock-fd"))
     run_root = os.path.realpath(options.get("run-root", "/run/bireme"))
     if not sys.flags.no_site:
         program.execute("keeper", "--run-root", run_root)
@@ -276,6 +288,11 @@ def main() -> None:
     program.make_run_root(run_root)
     if not take_lock(os.path.join(run_root, "keeper.lock"), wait="adopt" in options):
         program.log("keeper", f"another keeper serves {run_root}")
+        sys.exit(3)
+    if "lock-fd" in options:
+        os.close(int(options["lock-fd"]))
+    elif supervisor_lives(os.path.join(run_root, "supervisor.lock")):
+        program.log("keeper", f"the supervisor of {run_root} lives and takes the keeper's place")
         sys.exit(3)
     pid_path = os.path.join(run_root, "keeper.pid")
     program.write_pid(pid_path)

@@ -104,3 +104,14 @@ def parse_arguments(who: str, arguments: list[str], names: tuple[str, ...]) -> d
             sys.exit(2)
         found[name[2:]] = value if equals else rest.pop(0)
     return found
+
+
+def log_traceback(who: str, text: str) -> None:
+    """`log`, and where the exception being handled came from: file, line, function, innermost last."""
+    places = []
+    trace = sys.exc_info()[2]
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(f"{os.path.basename(code.co_filename)}:{trace.tb_lineno} {code.co_name}")
+        trace = trace.tb_next
+    log(who, f"{text} [{' > '.join(places)}]")

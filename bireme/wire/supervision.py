@@ -28,6 +28,7 @@ Operations (fields -> what `ok` holds, then the descriptors):
     exec{id, exec_id, plan, terminal, stdin}    -> pid; + [stdin, stdout, stderr] or [console]; when stdin was not asked
                                                    for, the first is a descriptor of /dev/null
     exec_resize{exec_id, rows, cols}  exec_signal{exec_id, signum}  exec_acknowledge{exec_id}     -> nothing
+    exec_drain{exec_id}                 -> nothing; the client does not read the streams, they are read to nowhere
     attach{id, stdout, stderr}          -> nothing; + [stream]: stdcopy frames, raw with a terminal; legal before launch
     stdin{id}                           -> nothing; + [fd]; close_stdin{id} closes the supervisor's own end
     delete{id}                          -> nothing; Conflict while it runs; what is left is torn down afterwards
@@ -79,6 +80,7 @@ OPERATIONS = (
     "exec",
     "exec_resize",
     "exec_signal",
+    "exec_drain",
     "exec_acknowledge",
     "attach",
     "stdin",

@@ -1,0 +1,86 @@
+"""Who has ended, and who wants to know.
+
+Instances, execs, spares and helpers are our children (the zygote clones with CLONE_PARENT), so one waitid(2) loop
+serves them all: look without reaping, tell whoever watches (who writes it down), then reap. Processes that a
+predecessor of ours started belong to the keeper now: it reports their exits, and their pidfd says that one is due.
+Should the keeper die before it told, the kernel still knows (PIDFD_GET_INFO, Linux 6.15); before that, the code is
+lost and reported as UNKNOWN.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bireme.linux import process
+from bireme.supervisor import program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bireme.linux.poll import Loop
+    from bireme.supervisor.keeperlink import KeeperLink
+
+UNKNOWN = 255
+_KEEPER_PATIENCE_S = 2.0
+
+
+class Children:
+    """Watchers by pid."""
+
+    def __init__(self, loop: Loop, keeper: KeeperLink) -> None:
+        self._loop = loop
+        self._keeper = keeper
+        self._watchers: dict[int, Callable[[process.Exit], object]] = {}
+        self._adopted: dict[int, int] = {}
+        keeper.on_exit = self.on_orphan
+
+    def watch(self, pid: int, callback: Callable[[process.Exit], object]) -> None:
+        """Call back once, before `pid` is reaped. Must be set up before the loop turns again."""
+        self._watchers[pid] = callback
+
+    def adopt(self, pid: int, pidfd: int, callback: Callable[[process.Exit], object]) -> None:
+        """As `watch`, for a process whose parent is the keeper. The pidfd stays the caller's."""
+        self._watchers[pid] = callback
+        self._adopted[pid] = pidfd
+        self._loop.add(pidfd, lambda _mask: self._on_pidfd(pid, pidfd))
+
+    def reap(self) -> None:
+        """Everything that has ended by now."""
+        while True:
+            try:
+                ended = process.wait_any(keep=True)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            self._tell(ended)
+            process.wait_pid(ended.pid, block=False)
+
+    def on_orphan(self, ended: process.Exit) -> None:
+        """The keeper reaped one."""
+        pidfd = self._adopted.pop(ended.pid, -1)
+        if pidfd >= 0:
+            self._loop.remove(pidfd)
+        self._tell(ended)
+        self._keeper.forget(ended.pid)
+
+    def _tell(self, ended: process.Exit) -> None:
+        watcher = self._watchers.pop(ended.pid, None)
+        if watcher is not None:
+            watcher(ended)
+
+    def _on_pidfd(self, pid: int, pidfd: int) -> None:
+        self._loop.remove(pidfd)
+        if pid in self._adopted:
+            self._loop.call_later(_KEEPER_PATIENCE_S, lambda: self._ask_kernel(pid, pidfd))
+
+    def _ask_kernel(self, pid: int, pidfd: int) -> None:
+        if pid not in self._adopted:
+            return
+        del self._adopted[pid]
+        info = process.pidfd_info(pidfd)
+        ended = info.exit if info is not None else None
+        if ended is None:
+            program.log("supervisor", f"the exit code of process {pid} is lost")
+            ended = process.Exit(pid, UNKNOWN, 0)
+        self._tell(process.Exit(pid, ended.code, ended.signal))

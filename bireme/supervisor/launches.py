@@ -1,0 +1,415 @@
+"""Starting an instance: from a launch request to the moment its program runs.
+
+    launch ---> claim a spare, or make a slot for it (cold) ---> its first process waits
+           ---> limits, hard limits, root and binds assembled, `launch` journalled, start sent
+           ---> console?, then the end of ctl: the program runs ---> journalled, answered
+                 or error{stage, errno}: answered, everything taken back
+
+A spare that dies under our hands (before its program) is replaced by the cold path, once.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from bireme.errors import BiremeError, Conflict, Internal, Invalid, Unavailable
+from bireme.linux import fd as fdlib
+from bireme.linux import namespaces, process, tty
+from bireme.linux.cgroup import limits_from_resources
+from bireme.runtime import launch as starter
+from bireme.runtime import spare, sync
+from bireme.runtime.plan import LaunchPlan, exec_namespaces, spare_kind
+from bireme.supervisor.nursery import as_failure, failure, read_comm
+from bireme.supervisor.output import Client, Output, hang_up
+from bireme.supervisor.server import Answer, Caller
+from bireme.supervisor.table import Instance
+from bireme.supervisor.zygote import NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from bireme.linux.cgroup import CgroupLimits
+    from bireme.linux.poll import Loop
+    from bireme.supervisor.keeperlink import KeeperLink
+    from bireme.supervisor.nursery import Nursery, Pool
+    from bireme.supervisor.output import Outputs
+    from bireme.supervisor.slots import Slot, Slots
+    from bireme.supervisor.table import Table
+
+_LAST_MESSAGES = 3
+"""console, error, and the end: all a child can still have said."""
+
+
+class Launch:
+    """One start under way."""
+
+    __slots__ = (
+        "caller",
+        "cold",
+        "ended",
+        "id",
+        "instance",
+        "limits",
+        "log",
+        "open_stdin",
+        "owner",
+        "plan",
+        "slot",
+        "terminal",
+    )
+
+    def __init__(self, caller: Caller, message: Mapping[str, Any]) -> None:
+        self.caller = caller
+        self.id = _text(message, "id")
+        plan = message["plan"]
+        if not isinstance(plan, dict):
+            raise Invalid("launch without a plan", subject=self.id)
+        self.plan = cast("LaunchPlan", plan)
+        self.limits: CgroupLimits = limits_from_resources(message.get("limits") or {})
+        self.log = _log_of(message.get("log"))
+        self.terminal = bool(message.get("terminal"))
+        self.open_stdin = bool(message.get("open_stdin"))
+        self.slot: Slot | None = None
+        self.instance: Instance | None = None
+        self.owner = (0, 0)
+        """What root of the instance is outside: (uid, gid)."""
+        self.cold = False
+        self.ended: process.Exit | None = None
+        """It ended before we heard that it runs."""
+
+
+class Launches:
+    """All starts under way, by slot number, and clients that attached before the start."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        keeper: KeeperLink,
+        table: Table,
+        slots: Slots,
+        nursery: Nursery,
+        pool: Pool,
+        outputs: Outputs,
+        null: int,
+    ) -> None:
+        self._loop = loop
+        self._keeper = keeper
+        self._table = table
+        self._slots = slots
+        self._nursery = nursery
+        self._pool = pool
+        self._outputs = outputs
+        self._null = null
+        self._under_way: dict[int, Launch] = {}
+        self._ids: set[str] = set()
+        self._early_clients: dict[str, list[Client]] = {}
+        self.running: dict[int, Instance] = {}
+        """Instances by slot number."""
+        self.on_ended: Callable[[Instance, process.Exit], None] = lambda instance, ended: None
+        nursery.on_exit = self.on_exit
+
+    @property
+    def under_way(self) -> int:
+        return len(self._under_way)
+
+    def launch(self, caller: Caller, message: dict[str, Any], fds: list[int]) -> None:
+        """The operation."""
+        fdlib.close_quietly(*fds)
+        request = Launch(caller, message)
+        kind = spare_kind(request.plan)
+        known = self._table.instances.get(request.id)
+        if request.id in self._ids or (known is not None and known.ended is None):
+            raise Conflict(f"instance {request.id} runs already", subject=request.id)
+        if known is not None:
+            self._table.gone(known)
+        interfaces = request.plan["network"]["interfaces"]
+        slot = self._pool.claim(kind, interfaces[0]["bridge"] if interfaces else "") if kind else None
+        self._ids.add(request.id)
+        if slot is None:
+            self._start_cold(request)
+            return
+        request.slot = slot
+        self._under_way[slot.number] = request
+        if slot.ready:
+            self._begin(request)
+        else:
+            self._pool.when_ready(slot, lambda _slot, error: self._born(request, error))
+
+    def _start_cold(self, request: Launch) -> None:
+        request.cold = True
+        try:
+            slot = self._slots.make("cold", terminal=request.terminal)
+        except (OSError, BiremeError) as error:
+            self._fail(request, as_failure("cgroup", error))
+            return
+        request.slot = slot
+        self._under_way[slot.number] = request
+        plan = request.plan
+        base = _outside_root(plan["namespaces"].get("user", "")) or slot.uid_base
+        wanted = spare.request_of(plan, slot.cgroup, base)
+        request.owner = (wanted["uid"], wanted["gid"])
+        own_network = plan["namespaces"].get("net") == ""
+        interfaces = plan["network"]["interfaces"] if own_network else []
+        self._nursery.spawn(slot, wanted, interfaces, lambda _slot, error: self._born(request, error))
+
+    def _born(self, request: Launch, error: BiremeError | None) -> None:
+        if error is None:
+            self._begin(request)
+        elif request.cold or isinstance(error, sync.StartFailed):
+            self._fail(request, error)
+        else:
+            self._try_cold(request)
+
+    def _try_cold(self, request: Launch) -> None:
+        """The spare is dead: everything of it goes, the request stays."""
+        slot = request.slot
+        assert slot is not None
+        self._under_way.pop(slot.number, None)
+        if request.instance is not None:
+            self._table.gone(request.instance)
+            request.instance = None
+        self._dispose(slot)
+        self._start_cold(request)
+
+    def _begin(self, request: Launch) -> None:
+        """The first process waits for its plan."""
+        slot = request.slot
+        assert slot is not None
+        assert slot.ctl is not None
+        if not request.cold:
+            request.owner = (slot.uid_base, slot.uid_base)
+        try:
+            self._send_start(request, slot)
+        except (BrokenPipeError, ConnectionResetError, ProcessLookupError, FileNotFoundError) as error:
+            if request.cold:
+                self._fail(request, as_failure("start", error))
+            else:
+                self._try_cold(request)
+            return
+        except (OSError, BiremeError) as error:
+            self._fail(request, as_failure("start", error))
+            return
+        self._loop.add(slot.ctl.fileno(), lambda _mask: self._on_message(request))
+
+    def _send_start(self, request: Launch, slot: Slot) -> None:
+        plan = request.plan
+        assert slot.ctl is not None
+        self._slots.cgroups.apply(slot.cgroup, request.limits)
+        starter.apply_outside(plan["process"], slot.pid)
+        files = self._assemble(request, slot)
+        stdin_read = -1
+        stdio: list[int] = []
+        try:
+            if request.terminal:
+                self._slots.drop_pipes(slot)
+            else:
+                stdin_read = self._stdin(request, slot)
+                stdio = [stdin_read if stdin_read >= 0 else self._null, slot.out_write, slot.err_write]
+            self._write_down(request, slot)
+            owner = request.owner if stdio else None
+            starter.send_start(slot.ctl, plan, [*stdio, *files], owner=owner)
+        finally:
+            fdlib.close_quietly(stdin_read, *files)
+        fdlib.close_quietly(slot.out_write, slot.err_write)
+        slot.out_write = slot.err_write = -1
+
+    def _assemble(self, request: Launch, slot: Slot) -> list[int]:
+        plan = request.plan
+        if "user" not in plan["namespaces"]:
+            return starter.assemble(plan, -1)
+        userns = namespaces.open_namespace(slot.pid, "user")
+        try:
+            return starter.assemble(plan, userns, *request.owner)
+        finally:
+            os.close(userns)
+
+    def _stdin(self, request: Launch, slot: Slot) -> int:
+        """The reading end for the program; -1 for /dev/null."""
+        if not request.open_stdin:
+            return -1
+        read, slot.stdin_write = os.pipe2(os.O_CLOEXEC)
+        self._keeper.hold({slot.name("stdin"): slot.stdin_write})
+        return read
+
+    def _write_down(self, request: Launch, slot: Slot) -> None:
+        record = {
+            "slot": slot.number,
+            "place": slot.place,
+            "uid_base": request.owner[0],
+            "terminal": request.terminal,
+            "open_stdin": request.open_stdin,
+            "log": request.log,
+            "namespaces": exec_namespaces(request.plan),
+            "pid": slot.pid,
+        }
+        request.instance = Instance(request.id, slot, record)
+        self._table.launched(request.instance)
+
+    def _on_message(self, request: Launch) -> None:
+        slot = request.slot
+        assert slot is not None
+        if slot.ctl is None or request.instance is None:
+            return
+        try:
+            received = sync.receive_message(slot.ctl)
+        except BlockingIOError:
+            return
+        if received is None:
+            self._loop.remove(slot.ctl.fileno())
+            slot.ctl.close()
+            slot.ctl = None
+            self._at_end(request, slot)
+            return
+        message, fds = received
+        if message["m"] == "console":
+            slot.console = fds[0]
+            self._keeper.hold({slot.name("console"): slot.console})
+        else:
+            fdlib.close_quietly(*fds)
+            self._loop.remove(slot.ctl.fileno())
+            self._fail(request, failure(message))
+
+    def _at_end(self, request: Launch, slot: Slot) -> None:
+        """The end of ctl means exec, unless the process was killed before; a zombie still has its old name then."""
+        if _is_dead(slot.pidfd) and read_comm(slot.pid) == NAME:
+            if request.cold:
+                self._fail(request, Internal("the instance's first process was killed before it ran", place="start"))
+            else:
+                self._try_cold(request)
+            return
+        self._started(request, slot)
+
+    def _started(self, request: Launch, slot: Slot) -> None:
+        instance = request.instance
+        assert instance is not None
+        del self._under_way[slot.number]
+        self._ids.discard(request.id)
+        self.running[slot.number] = instance
+        instance.cgroups = self._slots.cgroups.paths(slot.cgroup)
+        self._table.started(instance, time.time_ns())
+        instance.output = make_output(instance, slot)
+        self._outputs.add(instance.output)
+        for client in self._early_clients.pop(instance.id, ()):
+            self._outputs.add_client(instance.output, client)
+        request.caller.answer(Answer(_launched(instance)))
+        if request.ended is not None:
+            self._end(slot, request.ended)
+
+    def _fail(self, request: Launch, error: BiremeError) -> None:
+        """Take everything back and say why."""
+        self._ids.discard(request.id)
+        slot = request.slot
+        if slot is not None:
+            self._under_way.pop(slot.number, None)
+            self._dispose(slot)
+        if request.instance is not None:
+            self._table.gone(request.instance)
+        self.forget_clients(request.id)
+        request.caller.refuse(error)
+
+    def _dispose(self, slot: Slot) -> None:
+        if slot.pidfd >= 0:
+            process.pidfd_send_signal(slot.pidfd, 9)
+        if slot.ctl is not None:
+            self._loop.remove(slot.ctl.fileno())
+        self._slots.dispose(slot)
+
+    def on_exit(self, slot: Slot, ended: process.Exit) -> None:
+        """The first process of a slot has ended, and is not reaped yet. What it said before is still to be read."""
+        request = self._under_way.get(slot.number)
+        if request is not None and request.instance is not None:
+            request.ended = ended
+            for _ in range(_LAST_MESSAGES):
+                self._on_message(request)
+        self._end(slot, ended)
+
+    def _end(self, slot: Slot, ended: process.Exit) -> None:
+        instance = self.running.pop(slot.number, None)
+        if instance is not None:
+            self.on_ended(instance, ended)
+
+    # --- clients
+
+    def attach_early(self, identity: str, client: Client) -> None:
+        """Remember a client for the start to come."""
+        self._early_clients.setdefault(identity, []).append(client)
+
+    def forget_clients(self, identity: str) -> None:
+        for client in self._early_clients.pop(identity, ()):
+            hang_up(client.fd)
+
+
+def _launched(instance: Instance) -> dict[str, Any]:
+    return {
+        "pid": instance.pid,
+        "started_at_ns": instance.started_at_ns,
+        "slot": instance.slot_number,
+        "cgroups": instance.cgroups,
+        "uid_base": instance.uid_base,
+    }
+
+
+def make_output(instance: Instance, slot: Slot) -> Output:
+    """The streams of a slot become an instance's output; they belong to it from now on."""
+    if instance.terminal:
+        sources = {"stdout": os.dup(slot.console)}
+    else:
+        sources = {"stdout": slot.out_read, "stderr": slot.err_read}
+        slot.out_read = slot.err_read = -1
+    return Output(f"slot/{slot.number}", slot.place, raw=instance.terminal, log=instance.log, sources=sources)
+
+
+def _is_dead(pidfd: int) -> bool:
+    try:
+        return process.wait_pidfd(pidfd, block=False, keep=True) is not None
+    except ChildProcessError:
+        return True
+
+
+def _outside_root(path: str) -> int:
+    """What root of a user namespace given as /proc/PID/ns/user is outside; 0 for others."""
+    parts = path.split("/")
+    if len(parts) != 5 or parts[1] != "proc" or not parts[2].isdigit():
+        return 0
+    try:
+        with open(f"/proc/{parts[2]}/uid_map") as file:
+            inside, outside, _ = file.readline().split()
+    except (OSError, ValueError):
+        return 0
+    return int(outside) if inside == "0" else 0
+
+
+def _text(message: Mapping[str, Any], key: str) -> str:
+    value = message[key]
+    if not isinstance(value, str) or not value or "/" in value or "\n" in value:
+        raise Invalid(f"{key} {value!r} is not a name", subject=key)
+    return value
+
+
+def _log_of(given: object) -> dict[str, Any]:
+    """Empty when nothing is kept."""
+    if given is None or (isinstance(given, dict) and given.get("driver") in ("none", None)):
+        return {}
+    if not isinstance(given, dict) or given["driver"] != "json-file":
+        raise Invalid(f"unknown log driver in {given!r}", subject="log")
+    path = given["path"]
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise Invalid(f"log path {path!r} is not absolute", subject="log")
+    return {
+        "path": path,
+        "max_size_bytes": int(given.get("max_size_bytes") or 0),
+        "max_files": int(given.get("max_files") or 1),
+    }
+
+
+def resize(fd: int, message: Mapping[str, Any]) -> None:
+    """The window of a terminal; -1 when there is none."""
+    if fd < 0:
+        raise Invalid("there is no terminal to resize", subject=str(message.get("id", "")))
+    tty.set_size(fd, int(message["rows"]), int(message["cols"]))
+
+
+def unavailable() -> Unavailable:
+    return Unavailable("the supervisor is not configured yet", place="supervisor")

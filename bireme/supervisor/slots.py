@@ -1,0 +1,250 @@
+"""Slots: what an instance stands on. Cgroups, a range of user ids, pipes, a socket to its first process, a netns.
+
+A slot is made before anyone knows which instance gets it (a spare) or for one instance (the cold path), used once, and
+taken down in idle time: pages and counters of one instance never show in the next. Its number names the cgroup
+(`s<number>`) and the descriptors with the keeper (`slot/<number>/...`) and is never used again under one run root; its
+place is a small number that is, and gives the range of user ids and the logger's ledger entries.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from typing import TYPE_CHECKING
+
+from bireme.errors import Unavailable
+from bireme.linux import fd as fdlib
+from bireme.supervisor import program
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable
+
+    from bireme.linux.cgroup.contract import CgroupManager
+    from bireme.supervisor.keeperlink import KeeperLink
+
+UID_BASE = 0x10000000
+UID_RANGE = 65536
+_NETNS_BATCH = 24
+_MAX_BACKLOG = 64
+_MAX_TRIES = 200
+
+
+class Slot:
+    """One slot; -1 where a descriptor is not (any more)."""
+
+    __slots__ = (
+        "cgroup",
+        "console",
+        "ctl",
+        "err_read",
+        "err_write",
+        "kind",
+        "netns",
+        "number",
+        "out_read",
+        "out_write",
+        "pid",
+        "pidfd",
+        "place",
+        "ready",
+        "stdin_write",
+        "tries",
+        "uid_base",
+        "veth",
+    )
+
+    def __init__(self, number: int, place: int, kind: str, uid_base: int) -> None:
+        self.number = number
+        self.place = place
+        self.kind = kind
+        self.uid_base = uid_base
+        self.cgroup = f"s{number}"
+        self.ctl: socket.socket | None = None
+        self.pid = 0
+        self.pidfd = self.netns = self.console = self.stdin_write = -1
+        self.out_read = self.out_write = self.err_read = self.err_write = -1
+        self.veth = ""
+        self.ready = False
+        self.tries = 0
+
+    @property
+    def key(self) -> str:
+        return str(self.number)
+
+    def name(self, what: str) -> str:
+        """What the keeper calls a descriptor of this slot."""
+        return f"slot/{self.number}/{what}"
+
+    def names(self) -> list[str]:
+        return [self.name(what) for what in ("stdout", "stderr", "pidfd", "console", "stdin")]
+
+
+class Places:
+    """The smallest free numbers."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._free: list[int] = []
+        self._used: set[int] = set()
+
+    def take(self) -> int:
+        while self._free:
+            place = heapq.heappop(self._free)
+            if place not in self._used:
+                self._used.add(place)
+                return place
+        while self._next in self._used:
+            self._next += 1
+        self._used.add(self._next)
+        return self._next
+
+    def claim(self, place: int) -> None:
+        """One that a predecessor gave out."""
+        self._used.add(place)
+
+    def give_back(self, place: int) -> None:
+        if place in self._used:
+            self._used.discard(place)
+            heapq.heappush(self._free, place)
+
+
+class Slots:
+    """Makes and takes down slots."""
+
+    def __init__(self, keeper: KeeperLink) -> None:
+        self._keeper = keeper
+        self._cgroups: CgroupManager | None = None
+        self._uid_base = UID_BASE
+        self.places = Places()
+        self._next_number = 1
+        self._dead: list[Slot] = []
+        self._stuck: list[Slot] = []
+        self._dead_namespaces: list[int] = []
+
+    def configure(self, cgroups: CgroupManager, uid_base: int) -> None:
+        self._cgroups = cgroups
+        self._uid_base = uid_base
+
+    @property
+    def configured(self) -> bool:
+        return self._cgroups is not None
+
+    @property
+    def cgroups(self) -> CgroupManager:
+        """Unavailable before the engine said which subtree is ours."""
+        if self._cgroups is None:
+            raise Unavailable("the supervisor is not configured yet", place="supervisor")
+        return self._cgroups
+
+    def claim(self, slot: Slot) -> None:
+        """A slot of a predecessor is in use."""
+        self.places.claim(slot.place)
+        self.pass_number(slot.number)
+
+    def pass_number(self, number: int) -> None:
+        """Never use this number or a lower one."""
+        self._next_number = max(self._next_number, number + 1)
+
+    def make(self, kind: str, *, terminal: bool = False) -> Slot:
+        """Cgroups and pipes; the first process comes later."""
+        place = self.places.take()
+        slot = Slot(self._next_number, place, kind, self._uid_base + place * UID_RANGE)
+        self._next_number += 1
+        try:
+            self.cgroups.create(slot.cgroup)
+            if not terminal:
+                self._make_pipes(slot)
+        except BaseException:
+            self.dispose(slot)
+            raise
+        return slot
+
+    def _make_pipes(self, slot: Slot) -> None:
+        slot.out_read, slot.out_write = os.pipe2(os.O_CLOEXEC)
+        slot.err_read, slot.err_write = os.pipe2(os.O_CLOEXEC)
+        self._keeper.hold({slot.name("stdout"): slot.out_read, slot.name("stderr"): slot.err_read})
+
+    def drop_pipes(self, slot: Slot) -> None:
+        """For an instance with a terminal."""
+        self._keeper.drop([slot.name("stdout"), slot.name("stderr")])
+        fdlib.close_quietly(slot.out_read, slot.out_write, slot.err_read, slot.err_write)
+        slot.out_read = slot.out_write = slot.err_read = slot.err_write = -1
+
+    def dispose(self, slot: Slot, *, keep_place: bool = False) -> None:
+        """Close what is open now; cgroups and namespaces follow in `tidy`. The first process is gone or leaves by
+        itself, since its socket closes. `keep_place`: its output still flows, `places.give_back` comes later."""
+        if slot.ctl is not None:
+            slot.ctl.close()
+            slot.ctl = None
+        self._keeper.drop(slot.names())
+        fdlib.close_quietly(
+            slot.pidfd, slot.console, slot.stdin_write, slot.out_read, slot.out_write, slot.err_read, slot.err_write
+        )
+        slot.pidfd = slot.console = slot.stdin_write = -1
+        slot.out_read = slot.out_write = slot.err_read = slot.err_write = -1
+        if slot.netns >= 0:
+            self._dead_namespaces.append(slot.netns)
+            slot.netns = -1
+        if not keep_place:
+            self.places.give_back(slot.place)
+        self._dead.append(slot)
+        self._tidy_under_load()
+
+    @property
+    def backlog(self) -> int:
+        """Slots not taken down yet."""
+        return len(self._dead) + len(self._stuck)
+
+    def tidy(self) -> bool:
+        """One piece of idle work; False when nothing is left to do now."""
+        if self._dead:
+            self._remove(self._dead.pop())
+            return True
+        if self._dead_namespaces:
+            self.close_namespaces()
+        return False
+
+    def _tidy_under_load(self) -> None:
+        """There may be no idle time for long: keep the backlog small."""
+        if len(self._dead) > _MAX_BACKLOG:
+            self._remove(self._dead.pop(0))
+        if len(self._dead_namespaces) >= _NETNS_BATCH:
+            self.close_namespaces()
+
+    def close_namespaces(self) -> None:
+        """Together: the kernel then takes their links down in one go."""
+        fdlib.close_quietly(*self._dead_namespaces)
+        self._dead_namespaces.clear()
+
+    def _remove(self, slot: Slot) -> None:
+        if self._cgroups is None or self._cgroups.remove(slot.cgroup):
+            return
+        slot.tries += 1
+        if slot.tries > 3:
+            self._cgroups.kill(slot.cgroup, 9, wait_s=0.0)
+        if slot.tries == _MAX_TRIES:
+            program.log("supervisor", f"cgroup {slot.cgroup} cannot be removed, something in it does not die")
+        self._stuck.append(slot)
+
+    def retry(self) -> bool:
+        """Try again what was busy; True when something is (again) waiting."""
+        self._dead.extend(self._stuck)
+        self._stuck.clear()
+        return bool(self._dead)
+
+    @property
+    def stuck(self) -> bool:
+        return bool(self._stuck)
+
+    def remove_leftovers(self, alive: Iterable[str]) -> None:
+        """Cgroups of a predecessor's spares and of instances that ended meanwhile."""
+        keep = set(alive)
+        for name in self.cgroups.list():
+            if name in keep or not name.startswith("s") or not name[1:].isdigit():
+                continue
+            number = int(name[1:])
+            self.pass_number(number)
+            leftover = Slot(number, -1, "", 0)
+            self.cgroups.kill(name, 9, wait_s=0.0)
+            self._dead.append(leftover)

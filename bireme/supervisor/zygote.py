@@ -1,0 +1,91 @@
+"""The zygote: a template that every instance's first process is cloned from, and nothing else.
+
+It is forked before the supervisor knows of any instance and never sees a plan (plans go straight to the child), so the
+memory its children inherit holds nobody's environment. Its replacement, should it be killed, is a fresh interpreter for
+the same reason: the supervisor's memory is not pristine any more.
+
+    supervisor                               zygote
+      configure{subtree}             ---->
+      spawn{request} + [ctl]         ---->   clones the stage (CLONE_PARENT: the supervisor is its parent), goes on
+      exec{request} + [ctl, pidfd]   ---->   the same for one more process of an instance
+
+Nothing is answered: the stage and the child speak on ctl, and what fails here is reported there too.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+from bireme.linux import fd as fdlib
+from bireme.linux import process
+from bireme.linux.cgroup import open_cgroups
+from bireme.runtime import exec as runtime_exec
+from bireme.runtime import init, spare
+from bireme.supervisor import program
+from bireme.supervisor.service import unspill
+from bireme.wire import supervision
+
+if TYPE_CHECKING:
+    from bireme.linux.cgroup import CgroupManager
+
+NAME = "bireme-zygote"
+"""In /proc/PID/comm, also of children that have not executed anything yet."""
+
+
+class Zygote:
+    """The loop: one message, one clone."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._cgroups: CgroupManager | None = None
+
+    def run(self) -> None:
+        """Until the supervisor closes the socket."""
+        spare.warm()
+        while True:
+            data, fds = fdlib.recv_fds(self._control)
+            if not data:
+                return
+            message, own = supervision.decode(data, fds, unspill=unspill)
+            self._obey(message, own)
+            fdlib.close_quietly(*own)
+
+    def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
+        operation = message["op"]
+        if operation == "configure":
+            if self._cgroups is not None:
+                self._cgroups.close()
+            self._cgroups = open_cgroups(message["subtree"])
+            return
+        with socket.socket(fileno=os.dup(fds[0])) as ctl:
+            try:
+                if operation == "spawn":
+                    spare.spawn(message["request"], ctl, self._cgroups)
+                else:
+                    runtime_exec.spawn_exec(message["request"], ctl, fds[1], self._cgroups)
+            except OSError as error:
+                init.report(ctl, "clone", error)
+
+
+def run(control: socket.socket) -> None:
+    """What the fork does."""
+    process.set_name(NAME)
+    fdlib.close_all_but([control.fileno()])
+    Zygote(control).run()
+
+
+def main() -> None:
+    """What the fresh interpreter does: `--control-fd N`."""
+    options = program.parse_arguments("zygote", sys.argv[1:], ("control-fd",))
+    control = socket.socket(fileno=int(options["control-fd"]))
+    control.set_inheritable(False)
+    run(control)
+
+
+def replace(control: socket.socket) -> None:
+    """In the fork of a supervisor that has seen instances: start afresh."""
+    control.set_inheritable(True)
+    program.execute("zygote", "--control-fd", str(control.fileno()))
