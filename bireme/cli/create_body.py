@@ -210,7 +210,7 @@ def _networks(args: Arguments) -> tuple[str, dict[str, Any]]:
             raise BadValue(f"conflicting options: cannot specify both --{option} and {what}")
         if value:
             first[key] = value
-    if args["link"]:
+    if args["link"] and first["name"] != "default" and not _private(str(first["name"])):
         first["links"] = args["link"]
     if args["link-local-ip"]:
         first["link-local-ip"] = args["link-local-ip"]

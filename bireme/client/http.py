@@ -123,6 +123,8 @@ class ChunkedFraming:
                 if self._left:
                     break
                 self._state = "data end"
+            elif self._state == "data end" and len(buffer) > 1 and buffer[:2] != b"\r\n":
+                raise BrokenReply("malformed chunk in the server's answer")
             else:
                 end = buffer.find(b"\r\n")
                 if end < 0:
@@ -136,8 +138,6 @@ class ChunkedFraming:
 
     def _line(self, line: bytes) -> None:
         if self._state == "data end":
-            if line:
-                raise BrokenReply("malformed chunk in the server's answer")
             self._state = "size"
         elif self._state == "trailer":
             self.done = not line
