@@ -47,6 +47,8 @@ _PROPAGATION: dict[str, tuple[int, bool]] = {
     "unbindable": (1 << 17, False),
     "runbindable": (1 << 17, True),
 }
+_BINDS = ("bind", "rbind")
+_IDMAPS = ("idmap", "ridmap", "noidmap")
 _SUPERBLOCK_FLAGS = frozenset(
     {"sync", "async", "dirsync", "lazytime", "nolazytime", "mand", "nomand", "silent", "loud"}
 )
@@ -63,6 +65,11 @@ _TO_MS = (
     (_NODIRATIME, 2048),
     (_NOSYMFOLLOW, 256),
 )
+
+
+def known_words() -> set[str]:
+    """Every option with a meaning of its own here."""
+    return {*_ATTRIBUTES, *("r" + word for word in _ATTRIBUTES), *_PROPAGATION, *_BINDS, *_IDMAPS, *_SUPERBLOCK_FLAGS}
 
 
 class Options(NamedTuple):
@@ -106,9 +113,9 @@ def parse_options(words: list[str]) -> Options:
             tree_add, tree_clear = tree_add & ~off | on, tree_clear & ~on | off
         elif word in _PROPAGATION:
             propagation, tree = _PROPAGATION[word]
-        elif word in ("bind", "rbind"):
+        elif word in _BINDS:
             bind, recursive = True, word == "rbind"
-        elif word in ("idmap", "ridmap", "noidmap"):
+        elif word in _IDMAPS:
             idmap = word
         elif word in _UNSUPPORTED:
             raise Unsupported(f"mount option {word} is not supported", subject=word)
