@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 HIGH_WATER_BYTES = 128 << 10
@@ -25,11 +26,11 @@ class RawStream:
     """What a Hijack handler reads and writes.
 
     Reading: `read` gives the bytes as they come, those sent early included, and b"" for ever after the client's
-    half-close. Writing: `send` waits while the client does not read. `gone` is set once the client is away altogether;
-    `send` and `drain` then raise ConnectionResetError, `read` gives what it had sent before.
+    half-close. Writing: `send` waits while the client does not read. `gone` once the client is away altogether; `send`
+    and `drain` then raise ConnectionResetError, `read` gives what it had sent before, and `when_gone` was called.
     """
 
-    __slots__ = ("_chunks", "_eof", "_paused", "_size", "_waiter", "_wire", "gone")
+    __slots__ = ("_chunks", "_eof", "_paused", "_size", "_waiter", "_wire", "gone", "when_gone")
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
@@ -38,7 +39,8 @@ class RawStream:
         self._eof = False
         self._paused = False
         self._waiter: asyncio.Future[None] | None = None
-        self.gone = asyncio.Event()
+        self.gone = False
+        self.when_gone: Callable[[], None] | None = None
 
     def feed(self, data: bytes) -> None:
         self._chunks.append(data)
@@ -54,8 +56,11 @@ class RawStream:
 
     def lose(self) -> None:
         self._eof = True
-        self.gone.set()
         self._wake()
+        if not self.gone:
+            self.gone = True
+            if self.when_gone is not None:
+                self.when_gone()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

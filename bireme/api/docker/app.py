@@ -1,0 +1,37 @@
+"""The Engine API and this engine's own, as one router."""
+
+from __future__ import annotations
+
+from bireme import __version__
+from bireme.api.docker.errors import failure
+from bireme.api.docker.routes import refused
+from bireme.api.docker.routes.containers import Containers
+from bireme.api.docker.routes.events import Events
+from bireme.api.docker.routes.execs import Execs
+from bireme.api.docker.routes.images import Images
+from bireme.api.docker.routes.networks import Networks
+from bireme.api.docker.routes.own import Own
+from bireme.api.docker.routes.system import System
+from bireme.api.docker.services import Services
+from bireme.api.http.router import Router
+
+OLDEST_API = 24
+NEWEST_API = 55
+
+
+def build_router(services: Services) -> Router:
+    """Everything this engine answers, for Docker's clients and its own."""
+    headers = (
+        f"Api-Version: 1.{NEWEST_API}\r\nDocker-Experimental: false\r\nOstype: linux\r\n"
+        f"Server: bireme/{__version__} (linux)\r\n"
+    )
+    router = Router(failure, oldest=OLDEST_API, newest=NEWEST_API, headers=headers.encode())
+    System(services).register(router)
+    Containers(services).register(router)
+    Execs(services).register(router)
+    Images(services).register(router)
+    Events(services).register(router)
+    Networks(services).register(router)
+    Own(services).register(router)
+    refused.register(router)
+    return router

@@ -1,0 +1,184 @@
+"""POST /containers/{id}/attach and /exec/{id}/start: sessions from descriptors of the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+
+from bireme.api.docker.descriptors import Sink, Source
+from bireme.api.docker.detach import KeyWatcher, parse_keys
+from bireme.api.docker.iterators import close
+from bireme.api.docker.parameters import flag
+from bireme.api.docker.services import Exec, Instance, Services
+from bireme.api.docker.session import Input, Output, Session, close_all
+from bireme.api.http.message import MULTIPLEXED_STREAM, RAW_STREAM, Hijack, Request
+from bireme.api.http.raw import RawStream
+from bireme.errors import BiremeError, Conflict
+from bireme.instance.driver import Streams
+from bireme.instance.logs import LogQuery
+from bireme.instance.state import Status
+from bireme.wire.stdcopy import STDERR, STDOUT, frame
+
+MULTIPLEXED_SINCE = 42
+"""From this version on the content type tells frames from raw bytes."""
+
+
+def content_type(terminal: bool, version: int) -> bytes:
+    return RAW_STREAM if terminal or version < MULTIPLEXED_SINCE else MULTIPLEXED_STREAM
+
+
+async def attach(services: Services, request: Request) -> Hijack:
+    """Join the client to an instance, which need not run yet: attach, then start, loses nothing."""
+    keys = parse_keys(request.value("detachKeys"))
+    instance = services.instances.find(request.params[0])
+    if instance.status is Status.PAUSED:
+        raise Conflict(f"container {request.params[0]} is paused, unpause the container before attach")
+    spec = instance.spec
+    terminal = spec.process.terminal
+    stdout, stderr = flag(request, "stdout"), flag(request, "stderr")
+    streaming = flag(request, "stream")
+    outputs: list[Output] = []
+    if streaming and (stdout or stderr):
+        fd = await services.consoles.attach(instance.id, stdout, stderr)
+        outputs.append(Output(Source(fd), None))
+    history = _history(services, instance, stdout, stderr) if flag(request, "logs") else None
+    given = None
+    if streaming and flag(request, "stdin") and spec.open_stdin:
+        given = _instance_input(services, instance, KeyWatcher(keys) if terminal else None)
+    session = Session(services.tasks, outputs, given, ends_with_input=terminal or not spec.stdin_once)
+
+    async def run(raw: RawStream) -> None:
+        await session.run(raw, history)
+        if session.detached:
+            attributes = {**spec.labels, "image": spec.image, "name": instance.name}
+            services.events.publish("container", "detach", instance.id, attributes)
+
+    return Hijack(run, session.leave, content_type(terminal, request.version))
+
+
+def _instance_input(services: Services, instance: Instance, keys: KeyWatcher | None) -> Input:
+    async def open_sink() -> Sink | None:
+        if not await _runs(services, instance):
+            return None
+        try:
+            return Sink(await services.consoles.stdin(instance.id))
+        except BiremeError:
+            return None
+
+    async def at_end() -> None:
+        if instance.spec.stdin_once and not instance.spec.process.terminal:
+            try:
+                await services.consoles.close_stdin(instance.id)
+            except BiremeError:
+                pass
+
+    return Input(open_sink, at_end, keys)
+
+
+async def _runs(services: Services, instance: Instance) -> bool:
+    """Wait until the instance runs; False when it never will."""
+    if instance.running:
+        return True
+    events = services.events.subscribe()
+    try:
+        async for event in events:
+            if event.type != "container" or event.id != instance.id:
+                continue
+            if event.action == "start" or instance.running:
+                return True
+            if event.action in ("die", "destroy"):
+                return False
+    finally:
+        await close(events)
+    return False
+
+
+async def _history(services: Services, instance: Instance, stdout: bool, stderr: bool) -> AsyncIterator[bytes]:
+    query = LogQuery(stdout=stdout, stderr=stderr, until_ns=time.time_ns())
+    terminal = instance.spec.process.terminal
+    async for record in services.logs.read(instance.id, query):
+        yield record.data if terminal else frame(record.stream, record.data)
+
+
+async def start_exec(
+    services: Services, request: Request, record: Exec, terminal: bool, size: tuple[int, int]
+) -> Hijack:
+    """Run an exec with its streams on this connection. A command that cannot be executed is told in its output, as
+    dockerd does; its exit code says the rest."""
+    kind = content_type(terminal, request.version)
+    try:
+        streams = await services.execs.start(record.id, detach=False)
+    except BiremeError as error:
+        if not getattr(error, "exit_code", 0):
+            raise
+        return _complaint(str(error), terminal, kind)
+    assert streams is not None
+    if size != (0, 0):
+        await services.execs.resize(record.id, *size)
+    session = _exec_session(services, record, streams, terminal)
+    return Hijack(session.run, _discard(services, session), kind)
+
+
+def _exec_session(services: Services, record: Exec, streams: Streams, terminal: bool) -> Session:
+    outputs: list[Output] = []
+    stdin = streams.stdin
+    if streams.console >= 0:
+        stdin = os.dup(streams.console)
+        outputs.append(Output(Source(streams.console), None if terminal else STDOUT))
+    else:
+        for fd, stream, wanted in ((streams.stdout, STDOUT, record.stdout), (streams.stderr, STDERR, record.stderr)):
+            if fd >= 0:
+                outputs.append(Output(Source(fd), None if terminal else stream, muted=not wanted))
+    given = None
+    if record.stdin and stdin >= 0:
+        keys = KeyWatcher(parse_keys(record.detach_keys)) if streams.console >= 0 else None
+        given = Input(_opened(Sink(stdin)), _nothing, keys)
+    else:
+        close_all([stdin])
+    return Session(services.tasks, outputs, given, outlived=True)
+
+
+def _opened(sink: Sink) -> Callable[[], asyncio.Future[Sink | None]]:
+    def open_sink() -> asyncio.Future[Sink | None]:
+        future: asyncio.Future[Sink | None] = asyncio.get_running_loop().create_future()
+        future.set_result(sink)
+        return future
+
+    return open_sink
+
+
+async def _nothing() -> None:
+    return
+
+
+def _discard(services: Services, session: Session) -> Callable[[], None]:
+    """The client went before its exec was connected: let it run, and drop what it writes."""
+
+    def discard() -> None:
+        lost = RawStream(_NoWire())
+        lost.lose()
+        services.tasks.spawn(session.run(lost), "exec without client")
+
+    return discard
+
+
+class _NoWire:
+    def raw_write(self, data: bytes) -> None: ...
+
+    def raw_write_eof(self) -> None: ...
+
+    def raw_paused(self, paused: bool) -> None: ...
+
+    async def drain(self) -> None:
+        raise ConnectionResetError
+
+
+def _complaint(text: str, terminal: bool, kind: bytes) -> Hijack:
+    data = f"{text}\r\n".encode()
+
+    async def run(raw: RawStream) -> None:
+        await raw.send(data if terminal else frame(STDOUT, data))
+
+    return Hijack(run, lambda: None, kind)

@@ -1,0 +1,83 @@
+"""What Docker's engine has and this one has not (yet): told apart from what does not exist at all.
+
+Volumes and plugins answer with empty lists, since clients ask for them in passing.
+"""
+
+from __future__ import annotations
+
+from bireme.api.docker.answers import json
+from bireme.api.docker.mounts import NO_VOLUMES
+from bireme.api.http.message import Answer, Handler, Request
+from bireme.api.http.router import Router
+from bireme.errors import NotFound, Unavailable, Unsupported
+
+_NOT_A_MANAGER = (
+    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
+    "and try again."
+)
+_SWARM_READS = ("/swarm", "/swarm/unlockkey", "/nodes", "/services", "/tasks", "/secrets", "/configs")
+_SWARM_ONES = ("nodes", "services", "tasks", "secrets", "configs")
+
+_LATER = (
+    ("POST", "/build", "building images"),
+    ("POST", "/build/prune", "building images"),
+    ("POST", "/build/cancel", "building images"),
+    ("POST", "/session", "BuildKit sessions"),
+    ("POST", "/grpc", "BuildKit sessions"),
+    ("POST", "/commit", "committing containers"),
+    ("GET", "/system/df", "disk usage"),
+    ("GET", "/containers/{id}/export", "exporting containers"),
+    ("GET", "/containers/{id}/changes", "changes of file systems"),
+    ("GET", "/containers/{id}/archive", "copying files"),
+    ("HEAD", "/containers/{id}/archive", "copying files"),
+    ("PUT", "/containers/{id}/archive", "copying files"),
+    ("GET", "/containers/{id}/attach/ws", "attaching by websocket"),
+    ("GET", "/containers/{id}/checkpoints", "checkpoints"),
+    ("POST", "/containers/{id}/checkpoints", "checkpoints"),
+    ("GET", "/distribution/{name*}/json", "asking registries"),
+    ("POST", "/swarm/init", "swarm mode"),
+    ("POST", "/swarm/join", "swarm mode"),
+    ("POST", "/swarm/unlock", "swarm mode"),
+    ("POST", "/swarm/update", "swarm mode"),
+    ("POST", "/plugins/pull", "plugins"),
+    ("POST", "/plugins/create", "plugins"),
+    ("GET", "/plugins/privileges", "plugins"),
+    ("POST", "/volumes/create", "volumes"),
+)
+
+
+def register(router: Router) -> None:
+    for method, pattern, what in _LATER:
+        router.add(method, pattern, _refusing(Unsupported(f"{what}: not supported yet")))
+    for pattern in _SWARM_READS:
+        router.add("GET", pattern, _refusing(Unavailable(_NOT_A_MANAGER)))
+    for noun in _SWARM_ONES:
+        for method, pattern in (
+            ("GET", f"/{noun}/{{id}}"),
+            ("DELETE", f"/{noun}/{{id}}"),
+            ("POST", f"/{noun}/create"),
+            ("POST", f"/{noun}/{{id}}/update"),
+        ):
+            router.add(method, pattern, _refusing(Unavailable(_NOT_A_MANAGER)))
+    router.add("POST", "/swarm/leave", _refusing(Unavailable("This node is not part of a swarm")))
+    router.add("GET", "/plugins", lambda _: json([]))
+    router.add("GET", "/plugins/{name*}/json", _no_plugin)
+    router.add("GET", "/volumes", lambda _: json({"Volumes": [], "Warnings": None}))
+    router.add("POST", "/volumes/prune", lambda _: json({"VolumesDeleted": None, "SpaceReclaimed": 0}))
+    router.add("GET", "/volumes/{name}", _no_volume)
+    router.add("DELETE", "/volumes/{name}", _no_volume)
+
+
+def _refusing(error: Exception) -> Handler:
+    def refuse(_: Request) -> Answer:
+        raise error.with_traceback(None)
+
+    return refuse
+
+
+def _no_volume(request: Request) -> Answer:
+    raise NotFound(f"get {request.params[0]}: no such volume", subject=request.params[0], hint=NO_VOLUMES)
+
+
+def _no_plugin(request: Request) -> Answer:
+    raise NotFound(f'plugin "{request.params[0]}" not found', subject=request.params[0])
