@@ -34,8 +34,8 @@ from bireme.engine.watch import FileWatcher
 from bireme.errors import BiremeError, Conflict
 from bireme.image.store import ImageStore
 from bireme.instance.driver import Driver
+from bireme.linux import procfs
 from bireme.linux.fd import lock_file
-from bireme.linux.probe import cgroup_version
 from bireme.network.bridge import BridgeNetwork
 from bireme.network.driver import BridgeConfig
 from bireme.network.portmap import ReservedSocket
@@ -215,13 +215,18 @@ class Daemon:
 
 def _host_facts(config: Config) -> HostFacts:
     return HostFacts(
-        cgroup_version=cgroup_version(),
+        cgroup_version=_cgroup_version(),
         cgroup_driver="cgroupfs",
         seccomp=os.path.exists("/proc/sys/kernel/seccomp/actions_avail"),
         userns=config.userns,
         kernel=platform.release(),
         operating_system=_operating_system(),
     )
+
+
+def _cgroup_version() -> int:
+    """1 when any controller is mounted the old way, as Docker counts."""
+    return 1 if any(m.kind == "cgroup" for m in procfs.read_mountinfo()) else 2
 
 
 def _operating_system() -> str:

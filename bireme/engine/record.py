@@ -139,9 +139,7 @@ class Instance:
     def exit_status(self) -> ExitStatus:
         """The last exit as the waiters see it."""
         state = self.state
-        return ExitStatus(
-            code=state.exit_code, oom_killed=state.oom_killed, finished_at_ns=state.finished_at_ns, error=state.error
-        )
+        return ExitStatus(code=state.exit_code, oom_killed=state.oom_killed, finished_at_ns=state.finished_at_ns)
 
     def locked(self) -> asyncio.Lock:
         """The lock under which verbs change this instance; made on first use."""
