@@ -52,6 +52,7 @@ class LayerWriter:
         self._root = root
         self._overlay = style == "overlay"
         self._open: OrderedDict[bytes, int] = OrderedDict()
+        self._stale: list[int] = []
         self._times: dict[bytes, int] = {}
         self._made: set[bytes] = set()
         self.opaque: set[bytes] = set()
@@ -75,11 +76,16 @@ class LayerWriter:
 
     def close(self) -> None:
         """Close the descriptors that are still cached."""
-        for fd in self._open.values():
-            os.close(fd)
+        self._stale.extend(self._open.values())
         self._open.clear()
+        self._close_stale()
+
+    def _close_stale(self) -> None:
+        while self._stale:
+            os.close(self._stale.pop())
 
     def _write(self, entry: Entry, archive: TarReader) -> None:
+        self._close_stale()
         steps = split(entry.name)
         if not steps:
             if entry.kind is not Kind.DIRECTORY:
@@ -113,7 +119,7 @@ class LayerWriter:
         try:
             fd = open_beneath(self._root, path, os.O_RDONLY)
         except SyscallError as error:
-            if error.errno != errno.ENOENT:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 raise
             fd = self._make_parent(path)
         self._open[path] = fd
@@ -198,8 +204,12 @@ class LayerWriter:
         return self._overlay and stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
 
     def _forget(self, path: bytes) -> None:
-        """A directory goes away: nothing known of it or of what was below holds any more."""
-        self.close()
+        """A directory goes away: nothing known of it or of what was below holds any more.
+
+        Descriptors stay open until the next entry, this one may be using them.
+        """
+        self._stale.extend(self._open.values())
+        self._open.clear()
         inside = path + b"/"
         for known in (self.opaque, self.implied, self._made):
             known.difference_update([p for p in known if p == path or p.startswith(inside)])
@@ -212,7 +222,7 @@ class LayerWriter:
             fd = os.open(name, _CREATE, mode, dir_fd=parent)
         except FileExistsError:
             self._replace(name, parent, path)
-            fd = os.open(name, _CREATE, mode, dir_fd=self._parent(path.rpartition(b"/")[0]))
+            fd = os.open(name, _CREATE, mode, dir_fd=parent)
         try:
             if entry.size:
                 self._data(fd, entry, archive)
@@ -259,8 +269,7 @@ class LayerWriter:
     def _special(self, entry: Entry, name: bytes, parent: int, path: bytes) -> None:
         if entry.kind is Kind.SYMLINK:
             check_link(path, entry.target)
-        if self._replace_if_present(name, parent, path):
-            parent = self._parent(path.rpartition(b"/")[0])
+        self._replace(name, parent, path)
         if entry.kind is Kind.LINK:
             self._link(entry, name, parent)
             return
@@ -274,31 +283,20 @@ class LayerWriter:
             os.chmod(name, entry.mode, dir_fd=parent)
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
-    def _replace_if_present(self, name: bytes, parent: int, path: bytes) -> bool:
-        try:
-            os.stat(name, dir_fd=parent, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        self._replace(name, parent, path)
-        return True
-
     def _link(self, entry: Entry, name: bytes, parent: int) -> None:
         steps = split(entry.target.lstrip(b"/"))
         if not steps:
             raise Invalid("invalid hard link")
-        keep = os.dup(parent)
         try:
             source = open_beneath(self._root, b"/".join(steps[:-1]), os.O_PATH)
             try:
-                os.link(steps[-1], name, src_dir_fd=source, dst_dir_fd=keep, follow_symlinks=False)
+                os.link(steps[-1], name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
             finally:
                 os.close(source)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EPERM, errno.EXDEV, errno.ENOTDIR):
                 raise Invalid(f"invalid hard link to {os.fsdecode(entry.target)}") from error
             raise
-        finally:
-            os.close(keep)
 
     def _attributes(self, fd: int, entry: Entry) -> None:
         """Owner first (it clears the rest), then extended attributes, then the mode."""
