@@ -38,7 +38,7 @@ class ContentStore:
         self._blobs = f"{root}/blobs"
         self._ingest = f"{root}/ingest"
         self._writing: set[str] = set()
-        for path in (*(f"{self._blobs}/{algorithm}" for algorithm in _ALGORITHMS), self._ingest):
+        for path in (root, self._blobs, *(f"{self._blobs}/{algorithm}" for algorithm in _ALGORITHMS), self._ingest):
             os.makedirs(path, 0o700, exist_ok=True)
 
     def path(self, digest: str) -> str:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from bireme.errors import Unsupported
 
 _DEPTH = 32
-_COPY_DEPTH = 400
+_WALK_DEPTH = 400
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1 << 30
 
@@ -106,35 +106,49 @@ def empty_directory(directory: int) -> list[str]:
 
 
 def measure(path: str) -> Usage:
-    """Walk a tree and add it up; what vanishes meanwhile is not counted."""
-    size = inodes = 0
-    linked: set[int] = set()
-    pending: list[int] = [open_directory(path)]
+    """Walk a tree and add it up; what vanishes meanwhile, or lies more than 400 levels deep, is not counted."""
+    counter = _Count()
+    fd = open_directory(path)
     try:
-        while pending:
-            directory = pending.pop()
-            try:
-                found = os.fstat(directory)
-                size, inodes = size + found.st_blocks * 512, inodes + 1
-                for name in os.listdir(directory):
-                    try:
-                        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-                        if stat.S_ISDIR(found.st_mode) and len(pending) < 1000:
-                            pending.append(open_directory(name, directory))
-                            continue
-                    except FileNotFoundError:
-                        continue
-                    if found.st_nlink > 1:
-                        if found.st_ino in linked:
-                            continue
-                        linked.add(found.st_ino)
-                    size, inodes = size + found.st_blocks * 512, inodes + 1
-            finally:
-                os.close(directory)
+        counter.directory(fd, 0)
     finally:
-        for directory in pending:
-            os.close(directory)
-    return Usage(size, inodes)
+        os.close(fd)
+    return Usage(counter.size, counter.inodes)
+
+
+class _Count:
+    """One run of measure."""
+
+    def __init__(self) -> None:
+        self.size = self.inodes = 0
+        self._linked: set[int] = set()
+
+    def directory(self, directory: int, depth: int) -> None:
+        self._add(os.fstat(directory))
+        for name in os.listdir(directory):
+            try:
+                found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                if not stat.S_ISDIR(found.st_mode):
+                    self._leaf(found)
+                elif depth < _WALK_DEPTH:
+                    inner = open_directory(name, directory)
+                    try:
+                        self.directory(inner, depth + 1)
+                    finally:
+                        os.close(inner)
+            except FileNotFoundError:
+                continue
+
+    def _leaf(self, found: os.stat_result) -> None:
+        if found.st_nlink > 1:
+            if found.st_ino in self._linked:
+                return
+            self._linked.add(found.st_ino)
+        self._add(found)
+
+    def _add(self, found: os.stat_result) -> None:
+        self.size += found.st_blocks * 512
+        self.inodes += 1
 
 
 def copy_tree(source: str, target: str) -> None:
@@ -160,7 +174,7 @@ class _Copy:
         self._path: list[bytes] = []
 
     def directory(self, source: int, target: int, depth: int) -> None:
-        if depth > _COPY_DEPTH:
+        if depth > _WALK_DEPTH:
             raise Unsupported("tree is too deep to copy")
         for entry in os.listdir(source):
             name = os.fsencode(entry)
