@@ -49,6 +49,9 @@ _CLOSE_RANGE = number("close_range")
 _PIDFD_OPEN = number("pidfd_open")
 _PIDFD_SEND_SIGNAL = number("pidfd_send_signal")
 _PIDFD_GETFD = number("pidfd_getfd")
+_SETGROUPS = optional_number("setgroups")
+_SETRESGID = optional_number("setresgid")
+_SETRESUID = optional_number("setresuid")
 _PRCTL = optional_number("prctl")
 
 _clone_args = struct.Struct("=11Q")
@@ -194,6 +197,17 @@ def set_name(name: str) -> None:
     """The name in /proc/self/comm: 15 bytes are kept. PR_SET_NAME."""
     block = ctypes.create_string_buffer(name.encode()[:15], 16)
     syscall("prctl", _PRCTL, _PR_SET_NAME, block, 0, 0, 0, subject="PR_SET_NAME")
+
+
+def set_ids(uid: int, gid: int, groups: tuple[int, ...] | list[int] = ()) -> None:
+    """Supplementary groups, then all gids, then all uids of this thread; setresuid(2).
+
+    The system calls, not glibc's functions: those signal every thread of a list that is stale after a bare clone3.
+    """
+    block = (ctypes.c_uint32 * max(len(groups), 1))(*groups)
+    syscall("setgroups", _SETGROUPS, len(groups), block)
+    syscall("setresgid", _SETRESGID, gid, gid, gid, subject=str(gid))
+    syscall("setresuid", _SETRESUID, uid, uid, uid, subject=str(uid))
 
 
 def set_no_new_privs() -> None:

@@ -73,9 +73,7 @@ def _child(request: ExecRequest, ctl: socket.socket) -> NoReturn:
         init.reset_signals()
         process.set_dumpable(False)
         if "user" in request["namespaces"]:
-            os.setgroups([])
-            os.setresgid(0, 0, 0)
-            os.setresuid(0, 0, 0)
+            process.set_ids(0, 0)
         os.setsid()
         started = sync.receive_message(ctl)
         if started is None:

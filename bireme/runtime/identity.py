@@ -6,10 +6,9 @@ lines that are no entries are skipped. Texts of errors are Docker's.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from bireme.linux import capabilities
+from bireme.linux import capabilities, process
 from bireme.linux.libc import SyscallError
 from bireme.linux.path import read_file_in_root
 from bireme.runtime.sync import StartFailed
@@ -107,6 +106,8 @@ def look_up(what: ExecPlan, passwd: list[PasswdEntry], groups: list[GroupEntry])
     elif user and name:
         more += [entry.gid for entry in groups if name in entry.members]
     more += [_look_up_group(text, groups) for text in what["group_names"]]
+    if user:
+        more.insert(0, gid)
     return Identity(uid, gid, tuple(dict.fromkeys(more)), home)
 
 
@@ -157,9 +158,7 @@ def change(who: Identity, bounding: int) -> None:
     capabilities.drop_bounding(bounding)
     capabilities.keep_over_setuid(True)
     try:
-        os.setgroups(who.groups)
-        os.setresgid(who.gid, who.gid, who.gid)
-        os.setresuid(who.uid, who.uid, who.uid)
+        process.set_ids(who.uid, who.gid, who.groups)
     except OSError as error:
         raise StartFailed(
             "user",

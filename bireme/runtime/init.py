@@ -13,6 +13,7 @@ everything that needed rights outside has come as descriptors. Order matters in 
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import resource
 import signal
@@ -263,8 +264,9 @@ def _own(fd: int, uid: int) -> None:
     if stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode) or os.isatty(fd):
         try:
             os.fchown(fd, uid, -1)
-        except PermissionError:
-            return
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EINVAL, errno.EROFS):
+                raise
 
 
 def _set_rlimits(rows: list[list[int]]) -> None:

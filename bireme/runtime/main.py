@@ -301,7 +301,7 @@ class Log:
 def _runner(verb: str) -> Callable[[Options], int]:
     from importlib import import_module
 
-    modules = {"list": "listing", "ps": "listing", "exec": "execute"}
+    modules = {"list": "listing", "ps": "listing", "exec": "execute", "run": "create"}
     module = import_module(f"bireme.runtime.command.{modules.get(verb, verb)}")
     run: Callable[[Options], int] = getattr(module, f"run_{verb}" if hasattr(module, f"run_{verb}") else "run")
     return run

@@ -236,9 +236,7 @@ def _prepare(
     init.reset_signals()
     progress.stage = "ids"
     if "user" in wanted:
-        os.setgroups([])
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
+        process.set_ids(0, 0)
     process.set_dumpable(False)
     os.setsid()
     _join_keyring()
