@@ -17,6 +17,7 @@ from bireme.client.transport import connect
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from types import TracebackType
     from typing import Any
 
     from bireme.client.transport import Stream
@@ -219,6 +220,14 @@ class Response:
 
     def close(self) -> None:
         self._connection.close()
+
+    def __enter__(self) -> Response:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class Connection:

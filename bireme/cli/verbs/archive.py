@@ -35,9 +35,8 @@ def load_images(invocation: Invocation) -> int:
         raise CommandFailed(f"open {path}: {(error.strerror or '').lower()}") from None
     try:
         quiet = invocation.args["quiet"] or not os.isatty(1)
-        response = invocation.engine.load(_pieces(descriptor), quiet)
-        show_progress(response.values(), 1, only_results=quiet)
-        response.close()
+        with invocation.engine.load(_pieces(descriptor), quiet) as response:
+            show_progress(response.values(), 1, only_results=quiet)
     finally:
         if path:
             os.close(descriptor)
@@ -80,11 +79,9 @@ def _save_file(response: Response, path: str) -> None:
 
 
 def _write(response: Response, descriptor: int) -> None:
-    try:
+    with response:
         for chunk in response.chunks():
             write_all(descriptor, chunk)
-    finally:
-        response.close()
 
 
 VERBS = {

@@ -11,9 +11,8 @@ if TYPE_CHECKING:
 
 
 def bootstrap(invocation: Invocation) -> int:
-    response = invocation.engine.bootstrap(invocation.args.rest[0])
-    show_progress(response.values(), 1, quiet=invocation.args["quiet"])
-    response.close()
+    with invocation.engine.bootstrap(invocation.args.rest[0]) as response:
+        show_progress(response.values(), 1, quiet=invocation.args["quiet"])
     return 0
 
 

@@ -90,8 +90,8 @@ def _pull(invocation: Invocation, image: str) -> None:
     name, colon, tag = (image, "", "") if "@" in image else image.rpartition(":")
     if not colon or "/" in tag:
         name, tag = image, "" if "@" in image else "latest"
-    response = invocation.engine.pull(name, tag, invocation.args["platform"])
-    show_progress(response.values(), 2, quiet=invocation.args["quiet"])
+    with invocation.engine.pull(name, tag, invocation.args["platform"]) as response:
+        show_progress(response.values(), 2, quiet=invocation.args["quiet"])
 
 
 def create(invocation: Invocation) -> int:

@@ -56,13 +56,10 @@ def show_events(invocation: Invocation) -> int:
         "until": moment(args["until"]),
         "filters": encode_filters(args["filter"]),
     }
-    response = invocation.engine.events(query)
-    try:
+    with invocation.engine.events(query) as response:
         for event in response.values():
             invocation.out(render(event))
             sys.stdout.flush()
-    finally:
-        response.close()
     return 0
 
 

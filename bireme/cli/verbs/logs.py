@@ -66,10 +66,8 @@ def show_logs(invocation: Invocation) -> int:
     )
     sys.stdout.flush()
     raw = response.headers.get("content-type") == _RAW
-    try:
+    with response:
         copy_output(response.chunks(), raw=raw)
-    finally:
-        response.close()
     return 0
 
 
