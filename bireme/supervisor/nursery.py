@@ -289,6 +289,9 @@ class Pool:
             self._forget(slot)
             self._failed(error)
             return
+        if self.ending:
+            self._forget(slot)
+            return
         self._loop.add(slot.ctl.fileno(), lambda _mask: self._died(slot))
 
     def _failed(self, error: BiremeError | None) -> None:

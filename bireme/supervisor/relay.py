@@ -7,7 +7,8 @@ the ports from everybody else for as long as this process lives, whatever happen
 
     supervisor                                relay
       relay_add{id, entries} + sockets ---->            entries: {"listen": index of socket, "target": [address, port]}
-                                       <----  ok{}      without a target the socket is only held
+                                       <----  ok{}      replaces what this id had; a socket without a target, or of
+                                                        another protocol than TCP and UDP, is only held
       relay_remove{id}                 ---->             listening ends at once, established connections go on
                                        <----  ok{}
 
@@ -391,6 +392,9 @@ class Relay:
         if self._draining and not self.connections:
             self.loop.stop()
 
+    def entries(self, name: str) -> list[Listener | Datagrams | socket.socket]:
+        return self._entries.get(name, [])
+
     def sweep_later(self) -> None:
         if not self._sweeping:
             self._sweeping = True
@@ -474,17 +478,18 @@ class Relay:
         for place, sock in enumerate(sockets):
             if place not in opened:
                 sock.close()
-        self._entries.setdefault(name, []).extend(opened.values())
+        self._remove(name)
+        self._entries[name] = list(opened.values())
 
     def _open(self, sock: socket.socket, target: Target | None) -> Listener | Datagrams | socket.socket:
         sock.setblocking(False)
         if target is None:
             return sock
-        if sock.type == socket.SOCK_STREAM and sock.proto in (0, socket.IPPROTO_TCP):
+        if sock.proto == socket.IPPROTO_TCP:
             return Listener(self, sock, target)
-        if sock.type == socket.SOCK_DGRAM:
+        if sock.proto == socket.IPPROTO_UDP:
             return Datagrams(self, sock, target)
-        raise Invalid(f"protocol {sock.proto} is not relayed")
+        return sock
 
     def _remove(self, name: str) -> None:
         for entry in self._entries.pop(name, []):

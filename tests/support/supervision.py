@@ -42,7 +42,11 @@ class Client:
         self.timeout_s = timeout_s
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         self.socket.settimeout(timeout_s)
-        self.socket.connect(path)
+        try:
+            self.socket.connect(path)
+        except BaseException:
+            self.socket.close()
+            raise
         self.events: list[dict[str, Any]] = []
         self.replies: dict[int, tuple[dict[str, Any], list[int]]] = {}
         self.rid = 0
