@@ -168,7 +168,7 @@ def drop_bounding(keep: int) -> None:
     """Drop from the bounding set everything outside `keep`: needs CAP_SETPCAP. PR_CAPBSET_DROP."""
     for bit in range(_LAST + 1):
         if not keep >> bit & 1:
-            syscall("prctl", _PRCTL, _PR_CAPBSET_DROP, bit, 0, 0, 0, subject="PR_CAPBSET_DROP")
+            syscall("prctl", _PRCTL, _PR_CAPBSET_DROP, bit, 0, 0, 0)
 
 
 def keep_over_setuid(on: bool) -> None:

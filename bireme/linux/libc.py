@@ -10,19 +10,37 @@ from __future__ import annotations
 import ctypes
 import errno as _errno
 import os
-import platform
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _libc = ctypes.PyDLL(None, use_errno=True)  # noqa: TID251
 _blocking_libc = ctypes.CDLL(None, use_errno=True)  # noqa: TID251
 
-_syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
-_blocking = _blocking_libc.syscall
-_blocking.restype = ctypes.c_long
-
 Long = ctypes.c_long
 
-MACHINE = platform.machine()
+
+class _Library(Protocol):
+    def __getitem__(self, name: str) -> Any: ...
+
+
+def _by_count(library: _Library) -> tuple[Callable[..., int], ...]:
+    """The function `syscall` once for each number of arguments: with declared types ctypes converts in C. c_void_p
+    takes integers, None, bytes and buffers alike."""
+    found = []
+    for count in range(7):
+        function = library["syscall"]
+        function.restype = Long
+        function.argtypes = (Long, *[ctypes.c_void_p] * count)
+        found.append(function)
+    return tuple(found)
+
+
+_syscalls = _by_count(_libc)
+_blocking = _by_count(_blocking_libc)
+
+MACHINE = os.uname().machine
 
 
 class SyscallError(OSError):
@@ -42,17 +60,16 @@ class SyscallError(OSError):
         return f"{self.call}{about}: {self.strerror} ({name})"
 
 
-def _convert(value: object) -> object:
-    return Long(value) if isinstance(value, int) else value
-
-
 def syscall(call: str, number: int, *args: object, subject: str = "") -> int:
-    """Run system call `number`; retries on EINTR; raises SyscallError(call, subject). Integers are passed as long."""
-    converted = [_convert(a) for a in args]
+    """Run system call `number` with at most six arguments: integers, bytes, None or ctypes buffers.
+
+    Retries on EINTR; raises SyscallError(call, subject).
+    """
+    function = _syscalls[len(args)]
     while True:
-        result = _syscall(Long(number), *converted)
+        result = function(number, *args)
         if result >= 0:
-            return int(result)
+            return result
         code = ctypes.get_errno()
         if code != _errno.EINTR:
             raise SyscallError(code, call, subject)
@@ -60,7 +77,7 @@ def syscall(call: str, number: int, *args: object, subject: str = "") -> int:
 
 def blocking_syscall(call: str, number: int, *args: object, subject: str = "") -> int:
     """Like `syscall`, without the GIL and without the EINTR retry (the caller's signals matter there)."""
-    result = _blocking(Long(number), *[_convert(a) for a in args])
+    result = _blocking[len(args)](number, *args)
     if result < 0:
         raise SyscallError(ctypes.get_errno(), call, subject)
-    return int(result)
+    return result
