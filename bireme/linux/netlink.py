@@ -179,10 +179,13 @@ class RtNetlink(NetlinkSocket):
 
 def parse_mac(text: str) -> bytes:
     """Six bytes of "02:42:ac:11:00:02"; ValueError when it is not that."""
-    raw = bytes.fromhex(text.replace(":", ""))
-    if len(raw) != 6:
+    parts = text.split(":")
+    if len(parts) != 6 or not all(len(part) == 2 and set(part) <= _HEX_DIGITS for part in parts):
         raise ValueError(f"not a MAC address: {text}")
-    return raw
+    return bytes.fromhex("".join(parts))
+
+
+_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 
 
 def format_mac(raw: bytes) -> str:

@@ -216,11 +216,20 @@ class BridgeNetwork:
             )
 
     def _ready(self) -> Pool:
-        if self._pool is None or not self._ifindex:
+        """The pool of a network that is up. Asks the kernel only what it answers without waiting for rtnl."""
+        if self._pool is None or not self._is_there():
             self.ensure()
+        else:
+            self._firewall.ensure()
         if self._pool is None:
             raise Unavailable(f"network {self.name} is not up", subject=self.name)
         return self._pool
+
+    def _is_there(self) -> bool:
+        try:
+            return self._ifindex != 0 and socket.if_nametoindex(self.bridge) == self._ifindex
+        except OSError:
+            return False
 
     def restore(self, instance_id: str, endpoint: Endpoint, mappings: Sequence[PortMapping] = ()) -> None:
         """Take over a running instance's endpoint and ports from an earlier engine; call before `ensure`.

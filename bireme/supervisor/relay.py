@@ -370,7 +370,7 @@ class Relay:
         self.sessions = 0
         self._entries: dict[str, list[Listener | Datagrams | socket.socket]] = {}
         self._sweeping = False
-        self._draining = False
+        self.draining = False
         self.loop.add(control.fileno(), self._on_control)
 
     def run(self) -> None:
@@ -389,7 +389,7 @@ class Relay:
         """A connection has ended."""
         for listener in [one for one in self.paused if self.has_room(one)]:
             listener.resume()
-        if self._draining and not self.connections:
+        if self.draining and not self.connections:
             self.loop.stop()
 
     def entries(self, name: str) -> list[Listener | Datagrams | socket.socket]:
@@ -499,7 +499,7 @@ class Relay:
         self.loop.remove(self.control.fileno())
         for name in list(self._entries):
             self._remove(name)
-        self._draining = True
+        self.draining = True
         if not self.connections:
             self.loop.stop()
 
