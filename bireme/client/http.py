@@ -267,7 +267,14 @@ class Connection:
         stream.sendall(b"0\r\n\r\n")
 
     def receive(self) -> Response:
-        """The head of the next answer; interim ones (100, 102, 103) are skipped."""
+        """The head of the next answer; interim ones (100, 102, 103) are skipped. After a failure it is closed."""
+        try:
+            return self._receive()
+        except BaseException:
+            self.close()
+            raise
+
+    def _receive(self) -> Response:
         method = self._pending.pop(0)
         status, reason, headers = 100, "", {"": ""}
         while 100 <= status < 200 and status != 101:
