@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bireme.linux import capabilities
-from bireme.oci.runtime_spec import VERSION, Config, Device, Mount
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from bireme.oci.runtime_spec import Config, Device, Mount
 
 SHM_SIZE_BYTES = 64 << 20
 
@@ -90,6 +91,8 @@ def default_devices() -> list[Device]:
 
 def default_config(args: Sequence[str] = ("sh",), *, terminal: bool = False) -> Config:
     """A complete configuration with private namespaces (user too), what `bireme-runtime spec` prints."""
+    from bireme.oci.runtime_spec import VERSION
+
     names = list(capabilities.DEFAULT)
     return {
         "ociVersion": VERSION,

@@ -1,0 +1,160 @@
+"""What a child must not do or leave: import after the fork, be open to others, carry another instance's secrets."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bireme.linux import fd, process
+from bireme.runtime import defaults, launch, spare, sync
+from bireme.runtime.plan import plan_launch
+from tests.support.container import UID_BASE, Host
+
+pytestmark = pytest.mark.needs_root
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    host = Host(tmp_path)
+    yield host
+    host.close()
+
+
+class _NoImports:
+    """A finder that fails every import in any other process than this one."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> None:
+        if os.getpid() != self.pid:
+            raise ImportError(f"import of {name} after the fork")
+
+
+@pytest.fixture
+def no_imports() -> Iterator[None]:
+    finder: Any = _NoImports()
+    sys.meta_path.insert(0, finder)
+    yield
+    sys.meta_path.remove(finder)
+
+
+def test_nothing_is_imported_after_the_fork(host: Host, no_imports: None, tmp_path: Path) -> None:
+    def change(config: Any) -> None:
+        config["process"]["rlimits"] = [{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]
+        config["process"]["oomScoreAdj"] = 100
+        config["linux"]["sysctl"] = {"net.ipv4.ip_forward": "1"}
+        config["linux"]["maskedPaths"] = ["/root", "/proc/keys"]
+        config["linux"]["readonlyPaths"] = ["/etc"]
+        config["linux"]["devices"] = [{"path": "/dev/x", "type": "c", "major": 1, "minor": 3}]
+        config["mounts"] += [
+            {"destination": "/a/b", "type": "bind", "source": str(tmp_path), "options": ["rbind", "ro"]},
+            {"destination": "/t", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k"]},
+        ]
+
+    running = host.start("sleep", "1000", change=change, user="kim:staff", groups=("audio",), terminal=True)
+    assert running.exec("id", "-u", user="kim").out == "1000\n"
+    assert running.exec("true").code == 0
+    for args, user in ((["none"], ""), (["true"], "ghost")):
+        with pytest.raises(sync.StartFailed) as caught:
+            host.start(*args, user=user)
+        assert "import" not in caught.value.message
+        with pytest.raises(sync.StartFailed) as caught:
+            running.exec(*args, user=user)
+        assert "import" not in caught.value.message
+
+
+class Parked:
+    """A spare that waits for its plan."""
+
+    def __init__(self) -> None:
+        self.ctl, theirs = fd.seqpacket_pair()
+        with theirs:
+            stage = spare.spawn(spare.stock_request("", UID_BASE), theirs, parent=False)
+        received = sync.receive_message(self.ctl)
+        assert received is not None
+        self.pid = received[0]["pid"]
+        self.pidfd = received[1][0]
+        process.wait_pid(stage)
+        assert sync.receive_message(self.ctl) == ({"m": "ready"}, [])
+
+    def close(self) -> None:
+        self.ctl.close()
+        process.wait_pidfd(self.pidfd)
+        os.close(self.pidfd)
+
+
+@pytest.fixture
+def parked() -> Iterator[Parked]:
+    found = Parked()
+    yield found
+    found.close()
+
+
+def test_a_spare_is_not_dumpable_and_holds_few_descriptors(parked: Parked) -> None:
+    assert os.stat(f"/proc/{parked.pid}/environ").st_uid == 0
+    assert os.stat(f"/proc/{parked.pid}/fd").st_uid == 0, "not owned by the ids it runs as"
+    targets = [os.readlink(f"/proc/{parked.pid}/fd/{name}") for name in os.listdir(f"/proc/{parked.pid}/fd")]
+    assert not [target for target in targets if "cgroup" in target or "pidfd" in target]
+    assert len(targets) <= 12, targets
+    status = Path(f"/proc/{parked.pid}/status").read_text()
+    assert f"Uid:\t{UID_BASE}\t" in status
+
+
+def test_a_spare_sees_nothing_of_the_host(parked: Parked) -> None:
+    mounts = Path(f"/proc/{parked.pid}/mountinfo").read_text().splitlines()
+    assert all(line.split()[4].startswith(("/proc", "/sys", "/dev")) or line.split()[4] == "/" for line in mounts)
+    assert sorted(os.listdir(f"/proc/{parked.pid}/root")) == [".empty", "dev", "proc", "sys"]
+
+
+def test_a_plan_meets_a_spare(host: Host, parked: Parked) -> None:
+    config = defaults.default_config(["sh", "-c", "id -u; hostname; touch /x"])
+    plan = plan_launch(config, host.root(), user="0", seccomp="default")
+    reader, writer = os.pipe()
+    userns = os.open(f"/proc/{parked.pid}/ns/user", os.O_RDONLY)
+    files = launch.assemble(plan, userns, UID_BASE)
+    launch.apply_outside(plan["process"], parked.pid)
+    launch.send_start(parked.ctl, plan, [0, writer, writer, *files], owner=(UID_BASE, UID_BASE))
+    fd.close_quietly(userns, writer, *files)
+    reply = launch.read_reply(parked.ctl)
+    assert reply is None, reply
+    with open(reader) as output:
+        assert output.read() == "0\nbireme\n"
+    assert (Path(plan["root"]["upper"]) / "x").stat().st_uid == 0
+
+
+def test_a_program_cannot_reach_the_interpreter_by_proc(host: Host) -> None:
+    """A process that enters the container is not dumpable: its /proc/PID/exe and memory are closed to root inside."""
+    running = host.start("sleep", "1000")
+    ours, theirs = fd.seqpacket_pair()
+    target = process.pidfd_open(running.pid)
+    with ours:
+        with theirs:
+            request: Any = {"cgroup": "", "namespaces": list(running.plan["namespaces"])}
+            stage = launch.exec_stage.spawn_exec(request, theirs, target, parent=False)
+        os.close(target)
+        received = sync.receive_message(ours)
+        assert received is not None
+        process.wait_pid(stage)
+        child = received[1][0]
+        script = "for p in /proc/[0-9]*; do readlink $p/exe; cat $p/environ > /dev/null && echo $p; done 2>/dev/null"
+        lines = running.exec("sh", "-c", script).out.splitlines()
+    assert not [line for line in lines if "python" in line]
+    process.wait_pidfd(child)
+    os.close(child)
+
+
+def test_a_namespace_that_does_not_exist_is_an_error_of_the_stage(host: Host) -> None:
+    def change(config: Any) -> None:
+        for entry in config["linux"]["namespaces"]:
+            if entry["type"] == "network":
+                entry["path"] = "/proc/self/ns/none"
+
+    with pytest.raises(sync.StartFailed) as caught:
+        host.start("true", change=change)
+    assert (caught.value.stage, caught.value.errno) == ("namespaces", 2)
