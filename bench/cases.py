@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -201,6 +202,7 @@ def ready(field: Field) -> Iterator[Row]:
         other = Engine(field.engine.place.parent / f"ready-{number}")
         values.append(other.start())
         other.stop()
+        shutil.rmtree(other.place)
     series = Series(values)
     yield Row("engine ready", Engine.name, series.median, "ms", (series.quantile(0.25), series.quantile(0.95)))
 
