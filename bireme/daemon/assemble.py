@@ -39,6 +39,7 @@ from bireme.linux.fd import lock_file
 from bireme.network.bridge import BridgeNetwork
 from bireme.network.driver import BridgeConfig
 from bireme.network.portmap import ReservedSocket
+from bireme.runtime.baselayer import make_base_layer
 from bireme.runtime.guest import init_path
 from bireme.storage.content import ContentStore
 from bireme.storage.db import Database
@@ -89,7 +90,9 @@ class Daemon:
             raise Conflict(f"another engine uses {config.data_root}", hint="choose another --data-root")
 
     def _connect(self) -> asyncio.Future[None]:
-        host = Host(userns=self._config.userns, init_path=init_path() or "")
+        base_layer = f"{self._config.data_root}/base"
+        make_base_layer(base_layer)
+        host = Host(userns=self._config.userns, init_path=init_path() or "", base_layer=base_layer)
         self._driver = ContainerDriver(self._config.supervisor_socket, self._settings, host)
         connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks.spawn(self._driver.run(connected), "supervisor link")

@@ -27,10 +27,12 @@ __all__ = ["Host", "check", "log_of", "plan_exec_process", "plan_instance", "res
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """What this engine may use: user namespaces by default, and the init program ("" = not built)."""
+    """What this engine may use: user namespaces by default, the init program ("" = not built), and the layer of mount
+    points below every image ("" = none)."""
 
     userns: bool = True
     init_path: str = ""
+    base_layer: str = ""
 
 
 def uses_userns(spec: InstanceSpec, host: Host) -> bool:
@@ -66,7 +68,7 @@ def plan_instance(placement: Placement, host: Host) -> LaunchPlan:
     spec = placement.spec
     userns = uses_userns(spec, host)
     root = RootPlan(
-        lower=list(placement.root.lower),
+        lower=[*placement.root.lower, *_base(placement, host)],
         upper=placement.root.upper,
         work=placement.root.work,
         readonly=spec.read_only_root,
@@ -75,7 +77,7 @@ def plan_instance(placement: Placement, host: Host) -> LaunchPlan:
     plan = plan_launch(
         configure(placement, host),
         root,
-        user=spec.process.user,
+        user=spec.process.user or "0",
         groups=spec.process.groups,
         seccomp="default" if _default_seccomp(spec) else "",
         init=host.init_path if spec.init else "",
@@ -95,6 +97,10 @@ def plan_instance(placement: Placement, host: Host) -> LaunchPlan:
         ]
     }
     return plan
+
+
+def _base(placement: Placement, host: Host) -> list[str]:
+    return [host.base_layer] if host.base_layer and placement.root.upper else []
 
 
 def configure(placement: Placement, host: Host) -> Config:
@@ -132,7 +138,7 @@ def plan_exec_process(process: ProcessSpec, spec: InstanceSpec) -> ExecPlan:
     if not word and not privileged and (profile := seccomp_of(spec.security)) is not None:
         linux["seccomp"] = profile
     return plan_exec(
-        _process(process, spec, privileged), user=process.user, groups=process.groups, seccomp=word, linux=linux
+        _process(process, spec, privileged), user=process.user or "0", groups=process.groups, seccomp=word, linux=linux
     )
 
 
