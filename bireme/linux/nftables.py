@@ -56,7 +56,7 @@ RTN_LOCAL = 2
 TYPE_IPV4, TYPE_IPV6, TYPE_PROTOCOL, TYPE_SERVICE, TYPE_IFNAME = 7, 8, 12, 13, 41
 
 _SUBSYSTEM = 10
-_NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE, _GETRULE = 0, 1, 2, 3, 6, 7
+_NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _GETCHAIN, _NEWRULE, _GETRULE = 0, 1, 2, 3, 4, 6, 7
 _NEWSET, _NEWSETELEM, _GETSETELEM, _DELSETELEM, _NEWGEN, _GETGEN = 9, 12, 13, 14, 15, 16
 _BATCH_BEGIN, _BATCH_END, _BATCH_GENID = 16, 17, 1
 _NAMES = {
@@ -66,6 +66,7 @@ _NAMES = {
         (_GETTABLE, "GETTABLE"),
         (_DELTABLE, "DELTABLE"),
         (_NEWCHAIN, "NEWCHAIN"),
+        (_GETCHAIN, "GETCHAIN"),
         (_NEWRULE, "NEWRULE"),
         (_GETRULE, "GETRULE"),
         (_NEWSET, "NEWSET"),
@@ -89,6 +90,17 @@ class Element(NamedTuple):
     key: bytes
     data: bytes = b""
     flags: int = 0
+
+
+class BaseChain(NamedTuple):
+    """A chain that hangs on a hook; `policy` is NF_ACCEPT or NF_DROP, `kind` "filter", "nat" or "route"."""
+
+    family: int
+    table: str
+    name: str
+    kind: str
+    hook: int
+    policy: int
 
 
 class NfTables(NetlinkSocket):
@@ -141,6 +153,8 @@ class NfTables(NetlinkSocket):
                 data = self._receive_raw()
             except BlockingIOError:
                 return
+            except OSError:
+                continue  # more failures than the buffer holds: the first ones are in it
             yield from iter_messages(data)
 
     def generation(self) -> int:
@@ -154,6 +168,11 @@ class NfTables(NetlinkSocket):
         """Names of the tables of a family."""
         parts = self.dump(((_SUBSYSTEM << 8) | _GETTABLE, 0, _NFGEN.pack(family, 0, 0), "tables"))
         return [dict(iter_attributes(part, 4))[1].rstrip(b"\0").decode() for _, part in parts]
+
+    def base_chains(self) -> list[BaseChain]:
+        """The chains of everybody's tables that hang on a hook."""
+        parts = self.dump(((_SUBSYSTEM << 8) | _GETCHAIN, 0, _NFGEN.pack(0, 0, 0), "chains"))
+        return [chain for _, part in parts if (chain := _parse_base_chain(part)) is not None]
 
     def rules(self, family: int, table: str) -> list[bytes]:
         """The rules of a table as the kernel spells them, handles included: equal only when nobody changed them."""
@@ -177,6 +196,15 @@ class NfTables(NetlinkSocket):
             listed = dict(iter_attributes(part, 4)).get(3, b"")
             found.extend(_parse_element(raw) for _, raw in iter_attributes(listed))
         return found
+
+
+def _parse_base_chain(part: bytes) -> BaseChain | None:
+    found = dict(iter_attributes(part, 4))
+    if 4 not in found:
+        return None
+    table, name, kind = (found.get(number, b"").rstrip(b"\0").decode() for number in (1, 3, 7))
+    hook = _BE32.unpack(dict(iter_attributes(found[4]))[1])[0]
+    return BaseChain(part[0], table, name, kind, hook, _BE32.unpack(found[5])[0] if 5 in found else NF_ACCEPT)
 
 
 def _parse_element(raw: bytes) -> Element:
@@ -220,10 +248,12 @@ def add_chain(family: int, table: str, name: str) -> Message:
     return _message(_NEWCHAIN, family, NLM_F_CREATE, _string(1, table) + _string(3, name), f"chain {name}")
 
 
-def add_base_chain(family: int, table: str, name: str, *, kind: str, hook: int, priority: int) -> Message:
-    """A chain of a hook, policy accept; `kind` is "filter" or "nat"."""
+def add_base_chain(
+    family: int, table: str, name: str, *, kind: str, hook: int, priority: int, policy: int = NF_ACCEPT
+) -> Message:
+    """A chain of a hook; `kind` is "filter" or "nat", `policy` what becomes of packets that no rule decided on."""
     body = _string(1, table) + _string(3, name)
-    body += _nest(4, _u32(1, hook), _u32(2, priority)) + _u32(5, NF_ACCEPT) + _string(7, kind)
+    body += _nest(4, _u32(1, hook), _u32(2, priority)) + _u32(5, policy) + _string(7, kind)
     return _message(_NEWCHAIN, family, NLM_F_CREATE, body, f"chain {name}")
 
 

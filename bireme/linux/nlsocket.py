@@ -1,6 +1,6 @@
 """netlink(7) itself: messages, attributes, acknowledgements and a socket; what travels in them is the caller's.
 
-A message is a plain tuple made by a pure builder; `NetlinkSocket.batch` sends any number of them in one sendmsg(2).
+A message is a plain tuple made by a pure builder; `NetlinkSocket.batch` sends up to a hundred with one sendmsg(2).
 The kernel works a batch off in order, inside that call: when it returns every answer is in the receive buffer
 already, so no receive here ever waits. Only the last message asks for an acknowledgement, failures are always
 reported: a batch of ten that succeeds costs two system calls. A batch is not a transaction: messages after a failed
@@ -51,6 +51,8 @@ _INT = struct.Struct("=i")
 _UINT = struct.Struct("=I")
 
 _RECEIVE_BYTES = 65536
+_MOST_ANSWERS = 100
+"""As many failures fit into a receive buffer of the default size with room to spare."""
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 
@@ -119,9 +121,15 @@ class NetlinkSocket:
             raise errors[0]
 
     def attempt(self, messages: Sequence[Message]) -> list[NetlinkError]:
-        """Execute all messages with one send; the failures in order, each with the `index` of its message."""
-        if not messages:
-            return []
+        """Execute all messages, one send for each hundred; the failures in order, with the `index` of their message."""
+        if len(messages) <= _MOST_ANSWERS:
+            return self._attempt(messages, 0) if messages else []
+        errors: list[NetlinkError] = []
+        for start in range(0, len(messages), _MOST_ANSWERS):
+            errors += self._attempt(messages[start : start + _MOST_ANSWERS], start)
+        return errors
+
+    def _attempt(self, messages: Sequence[Message], start: int) -> list[NetlinkError]:
         self._discard()
         first = self._sequence + 1
         last = self._sequence + len(messages)
@@ -131,7 +139,7 @@ class NetlinkSocket:
             for number, (kind, flags, body, _) in enumerate(messages, first)
         ]
         self.send(b"".join(parts), messages[0])
-        return self._collect(messages, first, last)
+        return self._collect(messages, first, last, start)
 
     def send(self, data: bytes, about: Message) -> None:
         if len(data) > self._send_bytes:
@@ -151,7 +159,7 @@ class NetlinkSocket:
             self._send_bytes = size
             return
 
-    def _collect(self, messages: Sequence[Message], first: int, last: int) -> list[NetlinkError]:
+    def _collect(self, messages: Sequence[Message], first: int, last: int, start: int) -> list[NetlinkError]:
         errors: list[NetlinkError] = []
         while True:
             for kind, flags, sequence, payload in self._receive(messages[-1]):
@@ -160,7 +168,7 @@ class NetlinkSocket:
                 code, detail = parse_acknowledgement(flags, payload)
                 if code:
                     index = sequence - first
-                    errors.append(self._error(code, messages[index], detail, index))
+                    errors.append(self._error(code, messages[index], detail, start + index))
                 if sequence == last:
                     return errors
 

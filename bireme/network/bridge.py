@@ -17,11 +17,13 @@ import re
 import socket
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from bireme.errors import Conflict, Invalid, Unavailable
 from bireme.instance.driver import Endpoint, PortMapping
 from bireme.instance.spec import PortRequest
+from bireme.linux.conntrack import Conntrack
 from bireme.linux.libc import SyscallError
 from bireme.linux.netlink import (
     RT_TABLE_MAIN,
@@ -35,6 +37,7 @@ from bireme.linux.netlink import (
     parse_mac,
     set_link,
 )
+from bireme.linux.nlsocket import NetlinkError
 from bireme.network.driver import BridgeConfig, Published
 from bireme.network.firewall import Firewall, Forwarding, Network
 from bireme.network.ipam import Pool, mac_of
@@ -73,6 +76,7 @@ class BridgeNetwork:
         self._firewall = firewall or Firewall(config.tag)
         self._lock = threading.RLock()
         self._netlink: RtNetlink | None = None
+        self._conntrack: Conntrack | None = None
         self._ifindex = 0
         self._mtu = config.mtu
         self._pool: Pool | None = None
@@ -198,6 +202,13 @@ class BridgeNetwork:
             netlink.batch([address(link.ifindex, *wanted)])
         netlink.batch([delete_address(link.ifindex, *other) for other in found if other != wanted])
 
+    def warnings(self) -> list[str]:
+        """What of the host's configuration keeps instances from the outside, for people."""
+        return [
+            f"chain {chain} drops forwarded packets by default: accept those from and to {self.bridge} there"
+            for chain in self._firewall.obstacles()
+        ]
+
     def allocate(self, instance_id: str, address: str = "", mac: str = "") -> Endpoint:
         """An address and MAC for an instance; the same again when it has them. Errors: see `Network.allocate`."""
         if mac:
@@ -279,6 +290,7 @@ class BridgeNetwork:
                 Published(mappings, tuple(held)).close()
                 raise
             self._ports[instance_id] = self._ports.get(instance_id, ()) + mappings
+            self._forget_flows(mappings)
             return Published(mappings, tuple(held))
 
     def reopen(self, instance_id: str) -> Published:
@@ -301,6 +313,16 @@ class BridgeNetwork:
             mappings = self._ports.pop(instance_id, ())
             if mappings:
                 self._firewall.remove(_forwardings(mappings, ""))
+                self._forget_flows(mappings)
+
+    def _forget_flows(self, mappings: Iterable[PortMapping]) -> None:
+        """Let UDP clients that never pause find the new way; the port works for others even if this fails."""
+        for one in mappings:
+            if one.protocol == "udp" and ":" not in one.host_ip:
+                if self._conntrack is None:
+                    self._conntrack = Conntrack()
+                with suppress(NetlinkError):
+                    self._conntrack.forget_datagrams(one.host_port)
 
     def teardown(self) -> None:
         """Remove the network from the firewall (the last one takes the table along) and delete the bridge."""
@@ -318,9 +340,10 @@ class BridgeNetwork:
     def close(self) -> None:
         """Close the sockets to the kernel; bridge and rules stay."""
         with self._lock:
-            if self._netlink is not None:
-                self._netlink.close()
-                self._netlink = None
+            for opened in (self._netlink, self._conntrack):
+                if opened is not None:
+                    opened.close()
+            self._netlink = self._conntrack = None
             self._firewall.close()
 
 

@@ -292,6 +292,21 @@ class Firewall:
             if self._generation:
                 self._change((), gone)
 
+    def obstacles(self) -> list[str]:
+        """Chains of others that drop what they do not know while it is forwarded: "ip filter FORWARD".
+
+        They may know our bridges all the same; iptables' legacy tables cannot be seen from here.
+        """
+        names = {nft.NFPROTO_INET: "inet", nft.NFPROTO_IPV4: "ip"}
+        with self._lock:
+            return [
+                f"{names[one.family]} {one.table} {one.name}"
+                for one in self._open().base_chains()
+                if one.family in names
+                and one.table != self._name
+                and (one.kind, one.hook, one.policy) == ("filter", nft.NF_INET_FORWARD, nft.NF_DROP)
+            ]
+
     def ensure(self) -> None:
         """Repair the table when somebody changed or flushed it: 10 us while the ruleset's generation is still ours."""
         with self._lock:

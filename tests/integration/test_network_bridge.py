@@ -15,7 +15,7 @@ from bireme.errors import Conflict, Unavailable
 from bireme.instance.spec import PortRequest
 from bireme.linux.capabilities import set_sets
 from bireme.linux.netlink import RtNetlink, delete_address, delete_link, link_down, route, set_link
-from bireme.linux.nftables import NFPROTO_INET, NfTables, delete_table
+from bireme.linux.nftables import NFPROTO_INET, NFPROTO_IPV4, NfTables, add_base_chain, add_table, delete_table
 from bireme.network.bridge import BridgeNetwork
 from bireme.network.driver import BridgeConfig
 from bireme.network.firewall import table_name
@@ -34,9 +34,9 @@ def scene() -> Iterator[Scene]:
         yield opened
 
 
-def _tables() -> list[str]:
+def _tables(family: int = NFPROTO_INET) -> list[str]:
     with NfTables() as nft:
-        return nft.tables(NFPROTO_INET)
+        return nft.tables(family)
 
 
 def _rule_count(network: BridgeNetwork) -> int:
@@ -209,6 +209,27 @@ def test_udp_ports(scene: Scene) -> None:
     scene.publish(one, PortRequest(container_port=53, host_port=5353, protocol="udp"))
     assert scene.client.run(_ask, HOST, 5353) == f"{CLIENT} hello".encode()
     assert scene.host.run(_ask, "127.0.0.1", 5353).endswith(b"hello")
+
+
+def test_udp_client_that_never_pauses_follows_the_port(scene: Scene) -> None:
+    network = scene.network()
+    one, two = scene.instance(network, "one"), scene.instance(network, "two")
+    scene.serve_datagrams(one.namespace, 53)
+    scene.serve_datagrams(two.namespace, 54)
+    client = scene.client.run(_datagram_socket, CLIENT)
+    scene.stack.callback(client.close)
+    client.connect((HOST, 5353))
+    for instance, port in ((one, 53), (two, 54)):
+        published = scene.publish(instance, PortRequest(container_port=port, host_port=5353, protocol="udp"))
+        client.send(str(port).encode())
+        assert client.recv(100) == f"{CLIENT} {port}".encode()
+        published.close()
+        scene.host.run(network.unpublish, instance.id)
+    scene.serve_datagrams(two.namespace, 53)
+    client.send(b"nobody")
+    client.settimeout(TIMEOUT_S)
+    with pytest.raises((TimeoutError, ConnectionRefusedError)):
+        client.recv(100)
 
 
 def _ask(address: str, port: int, timeout_s: float = 5.0) -> bytes:
@@ -387,6 +408,23 @@ def test_without_rights_it_says_what_is_missing(scene: Scene) -> None:
 
     scene.host.start(try_it).join(20)
     assert "Operation not permitted" in str(failures[0])
+
+
+def test_a_foreign_forward_policy_is_named(scene: Scene) -> None:
+    network = scene.network()
+    assert scene.host.run(network.warnings) == []
+
+    def add_foreign() -> None:
+        with NfTables() as nft:
+            chain = add_base_chain(NFPROTO_IPV4, "filter", "FORWARD", kind="filter", hook=2, priority=0, policy=0)
+            nft.transaction([add_table(NFPROTO_IPV4, "filter"), chain])
+
+    scene.host.run(add_foreign)
+    (warning,) = scene.host.run(network.warnings)
+    assert warning.startswith("chain ip filter FORWARD drops")
+    scene.host.run(network.teardown)
+    with_foreign = scene.host.run(_tables, NFPROTO_IPV4)
+    assert with_foreign == ["filter"]
 
 
 def test_many_threads_publish_at_once(scene: Scene) -> None:
