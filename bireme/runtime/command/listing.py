@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bireme.errors import BiremeError, Invalid
 from bireme.runtime import state as store
@@ -80,12 +80,7 @@ def _row(pid: int) -> list[str]:
 
 def _ps_program(arguments: list[str], pids: list[int]) -> int:
     """The machine's own ps with the options given, cut down to the container's processes."""
-    import subprocess
-
-    done: Any = subprocess.run(["ps", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise Invalid(f"ps: {done.stderr.strip()}", place="ps")
-    head, *lines = done.stdout.splitlines()
+    head, *lines = _output_of(["ps", *arguments]).splitlines() or [""]
     if "PID" not in head.split():
         raise Invalid("couldn't find PID field in ps output", place="ps")
     column = head.split().index("PID")
@@ -93,3 +88,17 @@ def _ps_program(arguments: list[str], pids: list[int]) -> int:
     kept = [line for line in lines if len(line.split()) > column and line.split()[column] in wanted]
     sys.stdout.write("\n".join([head, *kept]) + "\n")
     return 0
+
+
+def _output_of(command: list[str]) -> str:
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = os.posix_spawnp(command[0], command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, writer, 1)])
+    finally:
+        os.close(writer)
+    with open(reader, "rb") as file:
+        output = file.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code:
+        raise Invalid(f"{command[0]} ended with {code}", place=command[0])
+    return output.decode("utf-8", "replace")
