@@ -51,6 +51,8 @@ class AttachedStreams:
             self._step(self._wait())
             if not self._input_open and not self._input and self._write_open:
                 self._close_write()
+        if self._input and self.detached:
+            self._send_input()
         return self.detached
 
     def _wait(self) -> dict[int, int]:

@@ -152,6 +152,8 @@ class FakeServer:
         self.path = os.path.join(self._directory.name, "engine.sock")
         self.host = f"unix://{self.path}"
         self.requests: list[Request] = []
+        self.at_exit: list[Callable[[], None]] = []
+        """Called at the end, to wake handlers that wait for something."""
         self._script: dict[str, list[Reply | Handler]] = {}
         self._errors: list[BaseException] = []
         self._threads: list[threading.Thread] = []
@@ -190,6 +192,8 @@ class FakeServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop_write.close()
+        for wake in self.at_exit:
+            wake()
         for sock in list(self._sockets):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
