@@ -10,6 +10,7 @@ from bireme.api.docker.services import Services
 from bireme.api.docker.times import format_time
 from bireme.api.http.message import TEXT, Answer, Request, Response
 from bireme.api.http.router import Router
+from bireme.engine.system import HostFacts
 from bireme.errors import Unsupported
 
 _PING_HEADERS = (
@@ -59,12 +60,6 @@ class System:
 
 def _info(services: Services, version: int) -> dict[str, Any]:
     facts = services.system.info()
-    machine = services.system.version()
-    host = facts.host
-    options = [f"name={name}" for name, there in (("seccomp", host.seccomp), ("userns", host.userns)) if there]
-    if host.seccomp:
-        options[0] += ",profile=builtin"
-    options.append("name=cgroupns")
     shown: dict[str, Any] = {
         "ID": facts.id,
         "Containers": facts.containers,
@@ -74,73 +69,91 @@ def _info(services: Services, version: int) -> dict[str, Any]:
         "Images": facts.images,
         "Driver": facts.storage_driver,
         "DriverStatus": [],
-        "Plugins": {
-            "Volume": [],
-            "Network": ["bridge", "host", "null"],
-            "Authorization": None,
-            "Log": ["json-file", "none"],
-        },
-        "MemoryLimit": True,
-        "SwapLimit": True,
-        "CpuCfsPeriod": True,
-        "CpuCfsQuota": True,
-        "CPUShares": True,
-        "CPUSet": True,
-        "PidsLimit": True,
-        "IPv4Forwarding": True,
-        "Debug": False,
-        "NFd": 0,
-        "OomKillDisable": host.cgroup_version == 1,
-        "NGoroutines": 0,
+        **_ABILITIES,
+        "OomKillDisable": facts.host.cgroup_version == 1,
         "SystemTime": format_time(facts.system_time_ns),
-        "LoggingDriver": "json-file",
-        "CgroupDriver": host.cgroup_driver,
-        "CgroupVersion": str(host.cgroup_version),
-        "NEventsListener": 0,
-        "KernelVersion": host.kernel,
-        "OperatingSystem": host.operating_system,
-        "OSVersion": "",
-        "OSType": "linux",
-        "Architecture": {"amd64": "x86_64", "arm64": "aarch64"}.get(machine.architecture, machine.architecture),
-        "IndexServerAddress": "",
-        "RegistryConfig": {"InsecureRegistryCIDRs": [], "IndexConfigs": {}, "Mirrors": []},
         "NCPU": facts.cpus,
         "MemTotal": facts.memory_bytes,
-        "GenericResources": None,
         "DockerRootDir": facts.data_root,
-        "HttpProxy": "",
-        "HttpsProxy": "",
-        "NoProxy": "",
         "Name": facts.name,
-        "Labels": [],
-        "ExperimentalBuild": False,
         "ServerVersion": facts.version,
-        "Runtimes": _runtimes(facts.isolations, version),
-        "DefaultRuntime": "bireme",
-        "Swarm": {
-            "NodeID": "",
-            "NodeAddr": "",
-            "LocalNodeState": "inactive",
-            "ControlAvailable": False,
-            "Error": "",
-            "RemoteManagers": None,
-        },
-        "LiveRestoreEnabled": True,
-        "Isolation": "",
-        "InitBinary": "bireme-init",
-        "ContainerdCommit": {"ID": ""},
-        "RuncCommit": {"ID": ""},
-        "InitCommit": {"ID": ""},
-        "SecurityOptions": options,
-        "CDISpecDirs": [],
+        "Runtimes": _runtimes(facts.isolations),
+        "SecurityOptions": _security_options(facts.host),
         "Warnings": list(facts.warnings),
+        **_host(facts.host, services.system.version().architecture),
     }
     if version < 50:
         shown.update(BridgeNfIptables=False, BridgeNfIp6tables=False)
     return shown
 
 
-def _runtimes(isolations: tuple[str, ...], version: int) -> dict[str, Any]:
+_ABILITIES: dict[str, Any] = {
+    "Plugins": {
+        "Volume": [],
+        "Network": ["bridge", "host", "null"],
+        "Authorization": None,
+        "Log": ["json-file", "none"],
+    },
+    "MemoryLimit": True,
+    "SwapLimit": True,
+    "CpuCfsPeriod": True,
+    "CpuCfsQuota": True,
+    "CPUShares": True,
+    "CPUSet": True,
+    "PidsLimit": True,
+    "IPv4Forwarding": True,
+    "Debug": False,
+    "NFd": 0,
+    "NGoroutines": 0,
+    "LoggingDriver": "json-file",
+    "NEventsListener": 0,
+    "IndexServerAddress": "",
+    "RegistryConfig": {"InsecureRegistryCIDRs": [], "IndexConfigs": {}, "Mirrors": []},
+    "GenericResources": None,
+    "HttpProxy": "",
+    "HttpsProxy": "",
+    "NoProxy": "",
+    "Labels": [],
+    "ExperimentalBuild": False,
+    "DefaultRuntime": "bireme",
+    "Swarm": {
+        "NodeID": "",
+        "NodeAddr": "",
+        "LocalNodeState": "inactive",
+        "ControlAvailable": False,
+        "Error": "",
+        "RemoteManagers": None,
+    },
+    "LiveRestoreEnabled": True,
+    "Isolation": "",
+    "InitBinary": "bireme-init",
+    "ContainerdCommit": {"ID": ""},
+    "RuncCommit": {"ID": ""},
+    "InitCommit": {"ID": ""},
+    "CDISpecDirs": [],
+}
+
+
+def _host(host: HostFacts, architecture: str) -> dict[str, Any]:
+    return {
+        "CgroupDriver": host.cgroup_driver,
+        "CgroupVersion": str(host.cgroup_version),
+        "KernelVersion": host.kernel,
+        "OperatingSystem": host.operating_system,
+        "OSVersion": "",
+        "OSType": "linux",
+        "Architecture": {"amd64": "x86_64", "arm64": "aarch64"}.get(architecture, architecture),
+    }
+
+
+def _security_options(host: HostFacts) -> list[str]:
+    options = ["name=seccomp,profile=builtin"] if host.seccomp else []
+    if host.userns:
+        options.append("name=userns")
+    return [*options, "name=cgroupns"]
+
+
+def _runtimes(isolations: tuple[str, ...]) -> dict[str, Any]:
     """Every isolation of this engine is a runtime by its own name; containers are `bireme` (and `runc`, an alias)."""
     names = ["bireme", "runc", *(name for name in isolations if name != "container")]
     return {name: {"path": "bireme-runtime"} for name in names}
