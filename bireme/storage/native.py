@@ -19,10 +19,10 @@ class NativeSnapshotter:
     whiteouts: WhiteoutStyle = "apply"
 
     def __init__(self, root: str) -> None:
-        self._directory = SnapshotDirectory(root)
+        self._directory = SnapshotDirectory(root, work=False)
 
     def prepare(self, key: str, parent: str | None) -> RootFilesystem:
-        path = self._directory.make(key, parent, work=False, fill=copy_tree)
+        path = self._directory.make(key, parent, copy_tree)
         return RootFilesystem(lower=(), upper=f"{path}/fs")
 
     def mounts(self, key: str) -> RootFilesystem:

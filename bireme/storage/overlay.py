@@ -12,6 +12,8 @@ from bireme.storage.directory import SnapshotDirectory
 from bireme.storage.snapshot import SnapshotInfo, WhiteoutStyle
 from bireme.storage.tree import Usage, measure
 
+_SPARES = 16
+
 
 class OverlaySnapshotter:
     """Layers are merged by overlayfs at mount time. Keeps everything below `root`."""
@@ -20,10 +22,10 @@ class OverlaySnapshotter:
     whiteouts: WhiteoutStyle = "overlay"
 
     def __init__(self, root: str) -> None:
-        self._directory = SnapshotDirectory(root)
+        self._directory = SnapshotDirectory(root, work=True, spares=_SPARES)
 
     def prepare(self, key: str, parent: str | None) -> RootFilesystem:
-        path = self._directory.make(key, parent, work=True)
+        path = self._directory.make(key, parent)
         return self._root(path, self._directory.layer(parent).paths if parent else ())
 
     def mounts(self, key: str) -> RootFilesystem:
@@ -31,7 +33,7 @@ class OverlaySnapshotter:
         return self._root(path, self.parents(key))
 
     def parents(self, key: str) -> tuple[str, ...]:
-        parent = self._directory.parent(self._directory.active(key))
+        parent = self._directory.parent(key)
         return self._directory.layer(parent).paths if parent else ()
 
     def commit(self, key: str, name: str) -> None:

@@ -24,7 +24,7 @@ from bireme.storage.tree import Usage
 WhiteoutStyle = Literal["overlay", "apply"]
 """How a layer's deletions are written: as overlayfs wants them, or carried out on the copy."""
 
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,199}\Z")
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,119}\Z")
 
 
 class SnapshotInfo(NamedTuple):
@@ -49,7 +49,7 @@ class Snapshotter(Protocol):
         ...
 
     def prepare(self, key: str, parent: str | None) -> RootFilesystem:
-        """Make an active snapshot; Conflict when the key is taken. Not durable, a few system calls."""
+        """Make an active snapshot; Conflict when the key is taken. Not durable, and quick: starts wait for it."""
         ...
 
     def mounts(self, key: str) -> RootFilesystem:
@@ -88,7 +88,8 @@ class Snapshotter(Protocol):
         ...
 
     def sweep(self) -> int:
-        """Delete what was removed but is still on disk; how many entries resist."""
+        """Idle work: delete what was removed but is still on disk, make ready what `prepare` needs; how many entries
+        resist."""
         ...
 
 

@@ -91,7 +91,7 @@ class SnapshotterContract:
         assert list(snapshotter.list()) == []
 
     def test_words_that_are_no_names(self, snapshotter: Snapshotter) -> None:
-        for word in ("", ".", "..", "a/b", "../a", "a b", "x" * 201, "a\n", "-a"):
+        for word in ("", ".", "..", "a/b", "../a", "a b", "x" * 121, "a\n", "-a"):
             for call in (
                 lambda word=word: snapshotter.prepare(word, None),
                 lambda word=word: snapshotter.exists(word),

@@ -9,52 +9,68 @@ from bireme.errors import Conflict, NotFound
 from bireme.storage.directory import SnapshotDirectory
 
 
+def open_at(path: Path, spares: int = 0) -> SnapshotDirectory:
+    return SnapshotDirectory(str(path), work=True, spares=spares)
+
+
 def test_the_next_process_sees_the_same(tmp_path: Path) -> None:
-    first = SnapshotDirectory(str(tmp_path))
-    first.make("a", None, work=True)
-    first.commit("a", "base")
-    first.make("b", "base", work=True)
-    second = SnapshotDirectory(str(tmp_path))
+    first = open_at(tmp_path)
+    first.make("a", None)
+    first.commit("a", "sha256:base")
+    first.make("b", "sha256:base")
+    second = open_at(tmp_path)
     assert sorted(second.list()) == sorted(first.list())
-    assert second.parent(second.active("b")) == "base"
-
-
-@pytest.mark.parametrize("left", [[], ["parent"], ["parent", "work"], ["parent", "work", "new"]])
-def test_an_interrupted_prepare_counts_as_absent(tmp_path: Path, left: list[str]) -> None:
-    directory = SnapshotDirectory(str(tmp_path))
-    dead = tmp_path / "active" / "a"
-    dead.mkdir()
-    for name in left:
-        if name == "parent":
-            os.symlink("base", dead / name)
-        else:
-            (dead / name).mkdir()
-    with pytest.raises(NotFound):
-        directory.active("a")
-    directory.make("a", None, work=True)
-    assert directory.parent(directory.active("a")) == ""
-    assert os.listdir(tmp_path / "removed") == []
+    assert second.parent("b") == "sha256:base"
+    assert second.active("b") == first.active("b")
     with pytest.raises(Conflict):
-        directory.make("a", None, work=True)
+        second.make("b", None)
 
 
-def test_an_interrupted_prepare_can_be_removed(tmp_path: Path) -> None:
-    directory = SnapshotDirectory(str(tmp_path))
-    (tmp_path / "active" / "a").mkdir()
+def test_spares_are_made_in_idle_time_and_used_first(tmp_path: Path) -> None:
+    directory = open_at(tmp_path, spares=2)
+    assert os.listdir(tmp_path / "new") == []
+    directory.sweep()
+    spares = set(os.listdir(tmp_path / "new"))
+    assert len(spares) == 2
+    inodes = {os.stat(tmp_path / "new" / name).st_ino for name in spares}
+    for key in ("a", "b", "c"):
+        path = directory.make(key, None)
+        assert sorted(os.listdir(path)) == ["fs", "work"]
+        assert (os.stat(path).st_ino in inodes) == (key != "c")
     directory.remove("a")
-    assert list(directory.list()) == []
+    assert len(os.listdir(tmp_path / "new")) == 2
+    assert directory.sweep() == 0
+    assert len(os.listdir(tmp_path / "new")) == 2
+
+
+def test_what_the_dead_were_making_is_swept(tmp_path: Path) -> None:
+    open_at(tmp_path, spares=3).sweep()
+    directory = open_at(tmp_path)
+    directory.make("a", None)
+    assert directory.sweep() == 0
+    assert os.listdir(tmp_path / "new") == os.listdir(tmp_path / "removed") == []
+    assert [info.name for info in directory.list()] == ["a"]
 
 
 def test_an_interrupted_removal_is_finished_by_sweep(tmp_path: Path) -> None:
-    directory = SnapshotDirectory(str(tmp_path))
+    directory = open_at(tmp_path)
     (tmp_path / "removed" / "00ff" / "fs" / "deep").mkdir(parents=True)
     assert directory.sweep() == 0
     assert os.listdir(tmp_path / "removed") == []
 
 
+def test_an_interrupted_commit_can_be_made_again(tmp_path: Path) -> None:
+    directory = open_at(tmp_path)
+    directory.make("a", None)
+    directory.commit("a", "base")
+    os.symlink("base", directory.make("b", "base") + "/parent")
+    directory.commit("b", "top")
+    assert len(directory.layer("top").paths) == 2
+
+
 def test_a_failed_fill_leaves_nothing(tmp_path: Path) -> None:
-    directory = SnapshotDirectory(str(tmp_path))
-    directory.make("a", None, work=False)
+    directory = open_at(tmp_path)
+    directory.make("a", None)
     directory.commit("a", "base")
 
     def fail(source: str, target: str) -> None:
@@ -62,16 +78,17 @@ def test_a_failed_fill_leaves_nothing(tmp_path: Path) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        directory.make("b", "base", work=False, fill=fail)
+        directory.make("b", "base", fail)
     assert [info.name for info in directory.list()] == ["base"]
-    directory.make("b", "base", work=False)
+    assert os.listdir(tmp_path / "new") == os.listdir(tmp_path / "removed") == []
+    directory.make("b", "base")
 
 
 def test_a_missing_layer_below_is_told(tmp_path: Path) -> None:
-    directory = SnapshotDirectory(str(tmp_path))
+    directory = open_at(tmp_path)
     broken = tmp_path / "committed" / "top"
     (broken / "fs").mkdir(parents=True)
     os.symlink("gone", broken / "parent")
     with pytest.raises(NotFound, match="gone"):
-        directory.make("a", "top", work=True)
+        directory.make("a", "top")
     assert [info.name for info in directory.list()] == ["top"]
