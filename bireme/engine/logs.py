@@ -16,7 +16,7 @@ from bireme.engine.record import Instance
 from bireme.engine.watch import FileWatcher
 from bireme.errors import Unsupported
 from bireme.instance.driver import ExitStatus
-from bireme.instance.logs import LineSplitter, LogQuery, LogRecord, parse_line, tail_offset
+from bireme.instance.logs import LineSplitter, LogQuery, LogRecord, complete_end, parse_line, tail_offset
 
 CHUNK = 64 * 1024
 FALLBACK_POLL_S = 0.25
@@ -24,11 +24,16 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class LogFiles:
-    """The log's files from the oldest wanted line on; `read` returns records, [] at the end of what is there."""
+    """The log's files from the oldest wanted line on; `read` returns records, [] at the end of what is there.
 
-    def __init__(self, path: str, tail: int) -> None:
+    Without `follow` that is what was there when they were opened: a container may write faster than we read.
+    """
+
+    def __init__(self, path: str, tail: int, follow: bool) -> None:
         self._path = path
         self._fds = _open_all(path)
+        self._follow = follow
+        self._end = complete_end(self._fds[-1]) if self._fds else 0
         self._splitter = LineSplitter()
         if tail >= 0:
             self._skip_to_tail(tail)
@@ -38,7 +43,8 @@ class LogFiles:
         missing = tail
         for index in range(len(self._fds) - 1, -1, -1):
             fd = self._fds[index]
-            offset = tail_offset(fd, missing)
+            end = self._end if index == len(self._fds) - 1 else os.fstat(fd).st_size
+            offset = tail_offset(fd, missing, end)
             if offset > 0 or missing == 0:
                 os.lseek(fd, offset, os.SEEK_SET)
                 for old in self._fds[:index]:
@@ -50,7 +56,7 @@ class LogFiles:
 
     def read(self) -> list[LogRecord]:
         while self._fds:
-            data = os.read(self._fds[0], CHUNK)
+            data = os.read(self._fds[0], self._wanted())
             if data:
                 records = [r for line in self._splitter.feed(data) if (r := parse_line(line)) is not None]
                 if records:
@@ -58,10 +64,15 @@ class LogFiles:
                 continue
             if len(self._fds) > 1:
                 os.close(self._fds.pop(0))
-            elif not self._rotated():
+            elif not self._follow or not self._rotated():
                 return []
         self._fds = _open_all(self._path)[-1:]
         return []
+
+    def _wanted(self) -> int:
+        if self._follow or len(self._fds) > 1:
+            return CHUNK
+        return min(CHUNK, max(0, self._end - os.lseek(self._fds[0], 0, os.SEEK_CUR)))
 
     def _rotated(self) -> bool:
         """Whether the current file was renamed; then the new one is read next."""
@@ -99,7 +110,7 @@ class Logs:
         follow = query.follow and instance.running
         gone = instance.wait("next-exit") if follow else None
         changed = self._watcher.watch(instance.directory) if follow else None
-        files = await asyncio.to_thread(LogFiles, instance.log_path, query.tail)
+        files = await asyncio.to_thread(LogFiles, instance.log_path, query.tail, follow)
         try:
             while True:
                 ended = gone is None or gone.done()

@@ -79,9 +79,21 @@ class LineSplitter:
         return lines
 
 
-def tail_offset(fd: int, lines: int) -> int:
-    """Where the last `lines` lines of the file begin, in bytes."""
-    position = end = os.fstat(fd).st_size
+def complete_end(fd: int) -> int:
+    """Where the last whole line of the file ends: a reader may see half of a write that is under way."""
+    end = os.fstat(fd).st_size
+    while end > 0:
+        size = min(BLOCK, end)
+        found = os.pread(fd, size, end - size).rfind(b"\n")
+        if found >= 0:
+            return end - size + found + 1
+        end -= size
+    return 0
+
+
+def tail_offset(fd: int, lines: int, end: int) -> int:
+    """Where the last `lines` lines of the first `end` bytes of the file begin, in bytes."""
+    position = end
     missing = lines
     if lines == 0:
         return end

@@ -30,7 +30,7 @@ def test_tail_over_rotated_files(tmp_path: pathlib.Path, tail: int) -> None:
     write(f"{path}.2", range(10))
     write(f"{path}.1", range(10, 20))
     write(path, range(20, 30))
-    files = LogFiles(path, tail)
+    files = LogFiles(path, tail, False)
     seen = []
     while records := files.read():
         seen += [int(r.data) for r in records]
@@ -41,7 +41,7 @@ def test_tail_over_rotated_files(tmp_path: pathlib.Path, tail: int) -> None:
 def test_a_reader_survives_rotation(tmp_path: pathlib.Path) -> None:
     path = str(tmp_path / "log")
     write(path, range(3))
-    files = LogFiles(path, -1)
+    files = LogFiles(path, -1, True)
     assert len(files.read()) == 3
     write(path, range(3, 5))
     os.rename(path, f"{path}.1")
@@ -50,6 +50,18 @@ def test_a_reader_survives_rotation(tmp_path: pathlib.Path) -> None:
     while records := files.read():
         seen += [int(r.data) for r in records]
     assert seen == [3, 4, 5, 6]
+    files.close()
+
+
+def test_what_is_written_later_is_not_read_without_follow(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "log")
+    write(path, range(3))
+    files = LogFiles(path, 2, False)
+    write(path, range(3, 5))
+    os.rename(path, f"{path}.1")
+    write(path, range(5, 7))
+    assert [int(r.data) for r in files.read()] == [1, 2]
+    assert files.read() == []
     files.close()
 
 

@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from bireme.instance.logs import LineSplitter, LogQuery, LogRecord, parse_line, parse_time, tail_offset
+from bireme.instance.logs import LineSplitter, LogQuery, LogRecord, complete_end, parse_line, parse_time, tail_offset
 
 
 def test_a_line() -> None:
@@ -47,7 +47,7 @@ def test_tail(tmp_path: pathlib.Path, wanted: int) -> None:
     file.write_bytes(b"".join(b"line %d\n" % i for i in range(30_000)))
     fd = os.open(file, os.O_RDONLY)
     try:
-        data = os.pread(fd, 1 << 20, tail_offset(fd, wanted))
+        data = os.pread(fd, 1 << 20, tail_offset(fd, wanted, file.stat().st_size))
     finally:
         os.close(fd)
     assert data.count(b"\n") == min(wanted, 30_000)
@@ -58,3 +58,14 @@ def test_query_bounds() -> None:
     assert query.wants(LogRecord(1, 10, b""))
     assert not query.wants(LogRecord(1, 9, b""))
     assert not query.wants(LogRecord(2, 10, b""))
+
+
+@pytest.mark.parametrize(("text", "end"), [(b"", 0), (b"a", 0), (b"a\n", 2), (b"a\nb", 2), (b"a\n" + b"b" * 70_000, 2)])
+def test_half_a_line_is_not_read(tmp_path: pathlib.Path, text: bytes, end: int) -> None:
+    file = tmp_path / "log"
+    file.write_bytes(text)
+    fd = os.open(file, os.O_RDONLY)
+    try:
+        assert complete_end(fd) == end
+    finally:
+        os.close(fd)
