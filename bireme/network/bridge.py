@@ -76,7 +76,8 @@ class BridgeNetwork:
         self._firewall = firewall or Firewall(config.tag)
         self._lock = threading.RLock()
         self._netlink: RtNetlink | None = None
-        self._conntrack: Conntrack | None = None
+        self._stale: set[int] = set()
+        self._forgetting = False
         self._ifindex = 0
         self._mtu = config.mtu
         self._pool: Pool | None = None
@@ -316,13 +317,25 @@ class BridgeNetwork:
                 self._forget_flows(mappings)
 
     def _forget_flows(self, mappings: Iterable[PortMapping]) -> None:
-        """Let UDP clients that never pause find the new way; the port works for others even if this fails."""
-        for one in mappings:
-            if one.protocol == "udp" and ":" not in one.host_ip:
-                if self._conntrack is None:
-                    self._conntrack = Conntrack()
+        """Let UDP clients that never pause find the new way; the port works for others even if this fails.
+
+        In a thread: the kernel walks its whole table for it, 10-20 ms that nobody has to wait for.
+        """
+        self._stale |= {one.host_port for one in mappings if one.protocol == "udp" and ":" not in one.host_ip}
+        if self._stale and not self._forgetting:
+            self._forgetting = True
+            threading.Thread(target=self._forget_stale, name="flows", daemon=True).start()
+
+    def _forget_stale(self) -> None:
+        with Conntrack() as conntrack:
+            while True:
+                with self._lock:
+                    if not self._stale:
+                        self._forgetting = False
+                        return
+                    port = self._stale.pop()
                 with suppress(NetlinkError):
-                    self._conntrack.forget_datagrams(one.host_port)
+                    conntrack.forget_datagrams(port, self._firewall.targets("udp", port))
 
     def teardown(self) -> None:
         """Remove the network from the firewall (the last one takes the table along) and delete the bridge."""
@@ -340,10 +353,9 @@ class BridgeNetwork:
     def close(self) -> None:
         """Close the sockets to the kernel; bridge and rules stay."""
         with self._lock:
-            for opened in (self._netlink, self._conntrack):
-                if opened is not None:
-                    opened.close()
-            self._netlink = self._conntrack = None
+            if self._netlink is not None:
+                self._netlink.close()
+                self._netlink = None
             self._firewall.close()
 
 

@@ -292,6 +292,13 @@ class Firewall:
             if self._generation:
                 self._change((), gone)
 
+    def targets(self, protocol: str, host_port: int) -> set[str]:
+        """The addresses that a port of the host leads to, one for each host address it is published on."""
+        with self._lock:
+            return {
+                one.address for one in self._wanted.values() if (one.protocol, one.host_port) == (protocol, host_port)
+            }
+
     def obstacles(self) -> list[str]:
         """Chains of others that drop what they do not know while it is forwarded: "ip filter FORWARD".
 
