@@ -79,6 +79,11 @@ class Daemon:
         self._server = Server(build_router(self._services), self._tasks)
         await listen(self._server, config)
         _write_pid(f"{config.run_root}/biremed.pid")
+        self._tasks.spawn(self._collect(), "collect")
+
+    async def _collect(self) -> None:
+        """Remove content that an engine before this one was making when it died."""
+        await asyncio.to_thread(self._store.collect)
 
     def _claim(self) -> None:
         """Make the roots and take the data root for this process alone."""
