@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bireme.errors import Invalid
@@ -99,6 +100,11 @@ _PR_SET_KEEPCAPS = 8
 
 def mask_of(names: Iterable[str]) -> int:
     """The bit mask of capability names (CAP_X); Invalid for a name that does not exist."""
+    return _mask_of(tuple(names))
+
+
+@lru_cache(maxsize=64)
+def _mask_of(names: tuple[str, ...]) -> int:
     mask = 0
     for name in names:
         bit = _BITS.get(name.upper())

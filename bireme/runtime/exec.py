@@ -94,5 +94,5 @@ def _finish(what: ExecPlan, files: list[int], ctl: socket.socket, progress: init
     progress.stage = "user"
     who = identity.resolve(what, root)
     progress.stage = "cwd"
-    init.enter_directory(root, what["cwd"])
+    init.enter_directory(root, what["cwd"], make=False)
     init.execute(what, who, stdio, passed, ctl, progress)

@@ -52,7 +52,6 @@ class Kept(NamedTuple):
 
     skeleton: Skeleton
     rtnetlink: netlink.RtNetlink | None
-    namespaced: dict[str, str]
 
 
 hook_runner: Callable[[str, dict[str, Any]], None] | None = None
@@ -102,7 +101,7 @@ def finish(plan: LaunchPlan, files: list[int], ctl: socket.socket, kept: Kept, p
     progress.stage = "user"
     who = identity.resolve(what, root)
     progress.stage = "cwd"
-    enter_directory(root, what["cwd"])
+    enter_directory(root, what["cwd"], make=True)
     progress.stage = "rootfs"
     if plan["root"].get("readonly"):
         mount.set_attributes(root, add=1)
@@ -228,10 +227,13 @@ def open_terminal(what: ExecPlan, ctl: socket.socket) -> tty.Terminal:
     return terminal
 
 
-def enter_directory(root: int, directory: str) -> None:
-    """Make it when absent, and go there below the root, not through a link that leads out (/proc/self/fd/N)."""
+def enter_directory(root: int, directory: str, *, make: bool) -> None:
+    """Go there below the root, not through a link that leads out (/proc/self/fd/N); `make` it when absent."""
     try:
-        fd = path.make_directories(root, directory)
+        if make:
+            fd = path.make_directories(root, directory)
+        else:
+            fd = path.open_in_root(root, directory, os.O_PATH | os.O_DIRECTORY)
     except SyscallError as error:
         text = (error.strerror or "").lower()
         raise sync.StartFailed(

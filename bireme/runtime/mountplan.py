@@ -8,6 +8,7 @@ else, come after the root is in place, in the configuration's order. Pure.
 from __future__ import annotations
 
 import posixpath
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, TypedDict
 
 from bireme.errors import Invalid
@@ -87,7 +88,8 @@ def plan_mounts(mounts: Sequence[Mount], *, root_readonly: bool) -> tuple[Skelet
         elif kind not in _PSEUDO:
             raise Invalid(f"mount {target}: unknown file system type {kind!r}", subject=target)
         elif _in_skeleton(target, skeleton, later):
-            skeleton["mounts"].append(_pseudo(mount, target, kind, options))
+            source = mount.get("source", "") or kind
+            skeleton["mounts"].append(_pseudo(target, kind, source, options).copy())
         elif kind in _FILESYSTEMS:
             later.append(_filesystem(mount, target, kind, options))
         else:
@@ -96,7 +98,11 @@ def plan_mounts(mounts: Sequence[Mount], *, root_readonly: bool) -> tuple[Skelet
 
 
 def _target(mount: Mount) -> str:
-    destination = mount.get("destination", "")
+    return _plain(mount.get("destination", ""))
+
+
+@lru_cache(maxsize=256)
+def _plain(destination: str) -> str:
     if not destination.startswith("/") or "\0" in destination:
         raise Invalid(f"mount destination {destination!r} is not an absolute path", subject=destination)
     target = posixpath.normpath(destination)
@@ -117,11 +123,12 @@ def _covers(above: str, below: str) -> bool:
     return above == below or below.startswith(above + "/")
 
 
-def _pseudo(mount: Mount, target: str, kind: str, options: Options) -> PseudoMount:
+@lru_cache(maxsize=64)
+def _pseudo(target: str, kind: str, source: str, options: Options) -> PseudoMount:
     return {
         "target": target,
         "type": kind,
-        "source": mount.get("source", "") or kind,
+        "source": source,
         "flags": options.mount_flags,
         "data": options.data_text,
     }
@@ -165,14 +172,24 @@ def _plan(mount: Mount, target: str, kind: str, filesystem: str, options: Option
 def plan_paths(skeleton: SkeletonPlan, masked: Sequence[str], readonly: Sequence[str]) -> tuple[list[str], list[str]]:
     """Give the skeleton its own masked and read-only paths; returns those that lie elsewhere."""
     tops = tuple(mount["target"] + "/" for mount in skeleton["mounts"] if mount["target"] in TOPS)
-    for path in (*masked, *readonly):
+    skeleton["masked"], other_masked = _split_paths(tuple(masked), tops)
+    skeleton["readonly"], other_readonly = _split_paths(tuple(readonly), tops)
+    return other_masked, other_readonly
+
+
+def _split_paths(paths: tuple[str, ...], tops: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    inside, elsewhere = _split_paths_once(paths, tops)
+    return list(inside), list(elsewhere)
+
+
+@lru_cache(maxsize=64)
+def _split_paths_once(paths: tuple[str, ...], tops: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    for path in paths:
         if not path.startswith("/") or "/../" in path + "/":
             raise Invalid(f"masked or read-only path {path!r} is not a plain absolute path", subject=path)
-    skeleton["masked"] = sorted(path for path in masked if path.startswith(tops))
-    skeleton["readonly"] = sorted(path for path in readonly if path.startswith(tops))
     return (
-        [path for path in masked if not path.startswith(tops)],
-        [path for path in readonly if not path.startswith(tops)],
+        tuple(sorted(path for path in paths if path.startswith(tops))),
+        tuple(path for path in paths if not path.startswith(tops)),
     )
 
 
@@ -234,15 +251,24 @@ def is_stock(skeleton: SkeletonPlan) -> bool:
     """Whether a spare's skeleton will do: only the size of /dev/shm may differ."""
     if skeleton["masked"] != STOCK["masked"] or skeleton["readonly"] != STOCK["readonly"]:
         return False
-    wanted = [_without_size(mount) for mount in skeleton["mounts"]]
-    return sorted(map(repr, wanted)) == sorted(repr(_without_size(mount)) for mount in STOCK["mounts"])
+    if len(skeleton["mounts"]) != len(STOCK["mounts"]):
+        return False
+    return {_without_size(mount) for mount in skeleton["mounts"]} == _stock_rows()
 
 
-def _without_size(mount: PseudoMount) -> tuple[str, str, int, tuple[str, ...]]:
-    words = mount["data"].split(",")
-    if mount["target"] == "/dev/shm":
-        words = [word for word in words if not word.startswith("size=")]
-    return mount["target"], mount["type"], mount["flags"], tuple(sorted(words))
+@cache
+def _stock_rows() -> frozenset[tuple[str, str, int, frozenset[str]]]:
+    return frozenset(_without_size(mount) for mount in STOCK["mounts"])
+
+
+def _without_size(mount: PseudoMount) -> tuple[str, str, int, frozenset[str]]:
+    return mount["target"], mount["type"], mount["flags"], _words(mount["data"], mount["target"] == "/dev/shm")
+
+
+@lru_cache(maxsize=64)
+def _words(data: str, without_size: bool) -> frozenset[str]:
+    words = data.split(",")
+    return frozenset(word for word in words if not (without_size and word.startswith("size=")))
 
 
 _UNITS = {"k": 10, "m": 20, "g": 30}

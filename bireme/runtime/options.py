@@ -6,9 +6,13 @@ file system. An option starting with "r" (rro, rnosuid) goes to every mount of t
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from bireme.errors import Unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _RDONLY, _NOSUID, _NODEV, _NOEXEC = 0x1, 0x2, 0x4, 0x8
 _ATIME_MASK, _NOATIME, _STRICTATIME, _NODIRATIME = 0x70, 0x10, 0x20, 0x80
@@ -98,8 +102,13 @@ class Options(NamedTuple):
         return ",".join(key if value is None else f"{key}={value}" for key, value in self.data)
 
 
-def parse_options(words: list[str]) -> Options:
+def parse_options(words: Sequence[str]) -> Options:
     """Options of one mount; a later word wins over an earlier one. Unsupported for what we do not do."""
+    return _parse(tuple(words))
+
+
+@lru_cache(maxsize=256)
+def _parse(words: tuple[str, ...]) -> Options:
     add = clear = tree_add = tree_clear = propagation = 0
     tree = bind = recursive = False
     idmap = ""

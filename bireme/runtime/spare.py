@@ -250,7 +250,7 @@ def _prepare(
         _wait_for_hooks(ctl)
     progress.stage = "skeleton"
     skeleton: Skeleton = build(request["skeleton"] or STOCK, dev, hierarchies, cgroup_private="cgroup" in wanted)
-    return init.Kept(skeleton, rtnetlink, namespaced=dict(wanted))
+    return init.Kept(skeleton, rtnetlink)
 
 
 def _wait_for_hooks(ctl: socket.socket) -> None:
