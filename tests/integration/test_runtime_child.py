@@ -12,6 +12,7 @@ import pytest
 
 from bireme.linux import fd, process
 from bireme.runtime import defaults, launch, spare, sync
+from bireme.runtime import exec as exec_stage
 from bireme.runtime.plan import plan_launch
 from tests.support.container import UID_BASE, Host
 
@@ -136,7 +137,7 @@ def test_a_program_cannot_reach_the_interpreter_by_proc(host: Host) -> None:
     with ours:
         with theirs:
             request: Any = {"cgroup": "", "namespaces": list(running.plan["namespaces"])}
-            stage = launch.exec_stage.spawn_exec(request, theirs, target, parent=False)
+            stage = exec_stage.spawn_exec(request, theirs, target, parent=False)
         os.close(target)
         received = sync.receive_message(ours)
         assert received is not None

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from bireme.errors import Denied, NotFound
-from bireme.runtime import defaults
+from bireme.errors import Denied, Invalid, NotFound, Unsupported
+from bireme.runtime import defaults, outside
+from bireme.runtime.plan import plan_launch
 from bireme.runtime.sync import StartFailed
 from tests.support.container import Host
 
@@ -539,6 +540,32 @@ def test_many_layers(host: Host) -> None:
         layers.append(layer)
     result = host.run("sh", "-c", "ls / | grep -c ^f; cat /f59", root=host.root(*layers))
     assert result.out == "60\n59"
+
+
+def test_layers_by_name_where_overlay_takes_no_descriptors(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outside, "_set_fd_works", False)
+    layers = [host.layer() for _ in range(40)]
+    (layers[39] / "deep").write_text("below")
+    root = host.root(*layers)
+    assert host.run("sh", "-c", "cat /deep; echo x > /new", root=root).out == "below"
+    assert (Path(root["upper"]) / "new").stat().st_uid == 0
+    with pytest.raises(Invalid, match="more than this kernel takes"):
+        host.start("true", root=host.root(*[host.layer() for _ in range(150)]))
+
+
+def test_devices_made_aside_where_detached_mounts_cannot_be_cloned(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outside, "_make_devices", outside.make_devices_aside)
+    device = {"path": "/dev/other", "type": "c", "major": 1, "minor": 3, "fileMode": 0o640, "uid": 0, "gid": 29}
+    script = "stat -c '%a %u:%g %t:%T' /dev/other; echo x > /dev/other && echo written"
+    result = host.run("sh", "-c", script, change=lambda c: c["linux"].update(devices=[device]))
+    assert result.out.splitlines() == ["640 0:29 1:3", "written"]
+
+
+def test_a_plan_of_another_version_is_refused(host: Host) -> None:
+    plan = plan_launch(defaults.default_config(["true"]), host.root())
+    plan["version"] = 99
+    with pytest.raises(Unsupported, match="version 99"):
+        outside.assemble(plan, -1)
 
 
 def test_a_large_environment(host: Host) -> None:

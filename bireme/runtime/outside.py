@@ -1,0 +1,267 @@
+"""What is made outside a container: its root, binds and device nodes, as mounts that are nowhere yet.
+
+The root is an overlay whose layers are idmapped one by one (the kernel refuses to idmap a merged overlay): each lower
+and the directory that holds upper and work are cloned with open_tree, given the container's user namespace with
+mount_setattr, and handed to overlay as descriptors. They are mounted nowhere, and neither is the overlay: the child
+attaches it. The kernel lets an overlay with an idmapped upper become read-only without a word unless the mounter's
+fsuid is mapped in it, so it is mounted with the fsuid of the container's root; setfsuid takes the file capabilities
+out of the effective set, and overlay keeps its mounter's credentials for all later work, so they are put back before.
+
+Older kernels: layers as descriptors (FSCONFIG_SET_FD) came with Linux 6.13; before that they are named by their numbers
+relative to /proc/self/fd, which keeps `lowerdir` short (fsconfig takes 255 bytes of text). A part of a mount that is
+nowhere cannot be cloned before 6.15: device nodes are then made by a helper in a mount namespace of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING, NoReturn
+
+from bireme.errors import Internal, Invalid, NotFound, Unsupported
+from bireme.linux import capabilities, fd, mount, namespaces, process
+from bireme.linux.libc import SyscallError
+from bireme.linux.process import CloneFlags
+from bireme.runtime.plan import VERSION
+from bireme.runtime.skeleton import make_node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bireme.runtime.mountplan import DevicePlan, MountPlan
+    from bireme.runtime.plan import LaunchPlan, RootPlan
+
+_OVERLAY_OPTIONS = (("index", "off"), ("metacopy", "off"), ("redirect_dir", "nofollow"))
+
+
+def assemble(plan: LaunchPlan, userns_fd: int, uid_base: int = 0, gid_base: int | None = None) -> list[int]:
+    """Make the root, the binds and the devices as detached mounts: their descriptors in the order of `start`.
+
+    `userns_fd` is the container's user namespace (-1: the host's), the bases what its root is outside. The caller
+    sends them and closes them. Raises SyscallError, NotFound for a bind source that does not exist.
+    """
+    if plan["version"] != VERSION:
+        raise Unsupported(f"launch plan of version {plan['version']}, this is {VERSION}", subject="plan")
+    gid_base = uid_base if gid_base is None else gid_base
+    made: list[int] = []
+    try:
+        made.append(_make_root(plan["root"], userns_fd, uid_base, gid_base))
+        made.extend(_make_bind(entry, userns_fd) for entry in plan["mounts"] if entry["kind"] == "bind")
+        if plan["devices"]:
+            made.extend(_make_devices(plan["devices"], uid_base, gid_base))
+    except BaseException:
+        fd.close_quietly(*made)
+        raise
+    return made
+
+
+def _make_root(root: RootPlan, userns: int, uid: int, gid: int) -> int:
+    shift = userns if root.get("idmap", True) else -1
+    if root.get("path"):
+        tree = _clone(root["path"], recursive=True)
+        if shift >= 0:
+            _shift(tree, shift, root["path"])
+        mount.set_attributes(tree, propagation=1 << 18, recursive=True)
+        return tree
+    layers: list[int] = []
+    try:
+        layers.extend(_shifted_clone(lower, shift) for lower in root["lower"])
+        writable = -1
+        if root.get("upper"):
+            parent = os.path.dirname(root["upper"])
+            if os.path.dirname(root["work"]) != parent:
+                raise Invalid("upper and work are not in one directory", subject=root["work"])
+            writable = _shifted_clone(parent, shift)
+            layers.append(writable)
+        if writable < 0 and len(root["lower"]) == 1:
+            return layers.pop()
+        names = (os.path.basename(root.get("upper", "")), os.path.basename(root.get("work", "")))
+        return _as_container_root(shift >= 0, uid, gid, lambda: _mount_overlay(layers, writable, names))
+    finally:
+        fd.close_quietly(*layers)
+
+
+def _clone(path: str, *, recursive: bool = False) -> int:
+    try:
+        return mount.open_tree(mount.AT_FDCWD, path, recursive=recursive)
+    except SyscallError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise NotFound(f"mount source path does not exist: {path}", subject=path) from error
+        raise
+
+
+def _shifted_clone(path: str, userns: int) -> int:
+    tree = _clone(path)
+    if userns >= 0:
+        try:
+            _shift(tree, userns, path)
+        except BaseException:
+            os.close(tree)
+            raise
+    return tree
+
+
+def _shift(tree: int, userns: int, subject: str) -> None:
+    try:
+        mount.set_attributes(tree, userns=userns)
+    except SyscallError as error:
+        raise SyscallError(error.errno or 0, "mount_setattr", f"{subject} (idmapped mount)") from None
+
+
+def _as_container_root(shifted: bool, uid: int, gid: int, work: Callable[[], int]) -> int:
+    """Run `work` with the file system ids of the container's root and all capabilities effective."""
+    if not shifted:
+        return work()
+    effective, permitted, inheritable = capabilities.get_sets()
+    try:
+        namespaces.set_filesystem_ids(uid, gid)
+        capabilities.set_sets(permitted, permitted, inheritable)
+        return work()
+    finally:
+        namespaces.set_filesystem_ids(0, 0)
+        capabilities.set_sets(effective, permitted, inheritable)
+
+
+_set_fd_works: bool | None = None
+
+
+def _mount_overlay(layers: list[int], writable: int, names: tuple[str, str]) -> int:
+    global _set_fd_works
+    lowers = layers[:-1] if writable >= 0 else layers
+    if _set_fd_works is not False:
+        try:
+            made = _mount_overlay_by_fd(lowers, writable, names)
+        except SyscallError as error:
+            if _set_fd_works or error.errno != errno.EINVAL:
+                raise
+            _set_fd_works = False
+        else:
+            _set_fd_works = True
+            return made
+    return _mount_overlay_by_name(lowers, writable, names)
+
+
+def _mount_overlay_by_fd(lowers: list[int], writable: int, names: tuple[str, str]) -> int:
+    context = mount.open_filesystem("overlay")
+    opened: list[int] = []
+    try:
+        mount.set_string(context, "source", "overlay")
+        for lower in lowers:
+            mount.set_fd(context, "lowerdir+", lower)
+        if writable >= 0:
+            for key, name in zip(("upperdir", "workdir"), names, strict=True):
+                flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                opened.append(os.open(name, flags, dir_fd=writable))
+                mount.set_fd(context, key, opened[-1])
+        for key, value in _OVERLAY_OPTIONS:
+            mount.set_string(context, key, value)
+        return mount.create_mount(context)
+    finally:
+        fd.close_quietly(context, *opened)
+
+
+def _mount_overlay_by_name(lowers: list[int], writable: int, names: tuple[str, str]) -> int:
+    options: list[tuple[str, str | None]] = [("source", "overlay"), ("lowerdir", ":".join(map(str, lowers)))]
+    if writable >= 0:
+        options += [("upperdir", f"{writable}/{names[0]}"), ("workdir", f"{writable}/{names[1]}")]
+    if len(options[1][1] or "") > 255:
+        raise Invalid(f"{len(lowers)} layers are more than this kernel takes", subject="lowerdir")
+    before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chdir("/proc/self/fd")
+        return mount.new_filesystem("overlay", (*options, *_OVERLAY_OPTIONS))
+    finally:
+        os.fchdir(before)
+        os.close(before)
+
+
+def _make_bind(entry: MountPlan, userns: int) -> int:
+    tree = _clone(entry["source"], recursive=entry["recursive"])
+    try:
+        if userns >= 0 and entry["idmap"] != "noidmap":
+            _shift_if_possible(tree, userns, recursive=entry["recursive"])
+        propagation = entry["propagation"] or 1 << 18
+        whole = entry["recursive"] and (entry["propagation_tree"] or not entry["propagation"])
+        if entry["add"] or entry["clear"] or not whole:
+            mount.set_attributes(tree, add=entry["add"], clear=entry["clear"], propagation=propagation)
+        if entry["tree_add"] or entry["tree_clear"] or whole:
+            mount.set_attributes(
+                tree,
+                add=entry["tree_add"],
+                clear=entry["tree_clear"],
+                propagation=propagation if whole else 0,
+                recursive=True,
+            )
+    except BaseException:
+        os.close(tree)
+        raise
+    return tree
+
+
+def _shift_if_possible(tree: int, userns: int, *, recursive: bool) -> None:
+    """Ids on disk are those inside where the file system can do it; else (proc, sysfs, network file systems) the bind
+    shows the owners it has, nobody mostly."""
+    for whole in (True, False) if recursive else (False,):
+        try:
+            mount.set_attributes(tree, userns=userns, recursive=whole)
+        except SyscallError as error:
+            if error.errno not in (errno.EINVAL, errno.EPERM):
+                raise
+        else:
+            return
+
+
+def _make_devices(devices: Sequence[DevicePlan], uid: int, gid: int) -> list[int]:
+    """Nodes in a tmpfs of their own, each as a mount of its own."""
+    home = mount.new_filesystem("tmpfs", (("source", "devices"), ("size", "64k"), ("mode", "700")))
+    try:
+        return _clone_nodes(home, devices, uid, gid)
+    except SyscallError as error:
+        if error.errno != errno.EINVAL or error.call != "open_tree":
+            raise
+    finally:
+        os.close(home)
+    return make_devices_aside(devices, uid, gid)
+
+
+def _clone_nodes(home: int, devices: Sequence[DevicePlan], uid: int, gid: int) -> list[int]:
+    made: list[int] = []
+    old = os.umask(0)
+    try:
+        for number, device in enumerate(devices):
+            make_node(home, str(number), device, uid, gid)
+            made.append(mount.open_tree(home, str(number)))
+    except BaseException:
+        fd.close_quietly(*made)
+        raise
+    finally:
+        os.umask(old)
+    return made
+
+
+def make_devices_aside(devices: Sequence[DevicePlan], uid: int, gid: int) -> list[int]:
+    """`_make_devices` where the kernel clones only what is attached: a child attaches it in a mount namespace of its
+    own and sends the clones."""
+    ours, theirs = fd.seqpacket_pair()
+    with ours:
+        pid, _ = process.clone3(int(CloneFlags.CLONE_NEWNS))
+        if pid == 0:
+            _send_devices(theirs, devices, uid, gid)
+        theirs.close()
+        _, made = fd.recv_fds(ours)
+    process.wait_pid(pid)
+    if len(made) != len(devices):
+        fd.close_quietly(*made)
+        raise Internal("device nodes could not be made", place="devices")
+    return made
+
+
+def _send_devices(sock: socket.socket, devices: Sequence[DevicePlan], uid: int, gid: int) -> NoReturn:
+    try:
+        mount.make_private("/")
+        home = mount.new_filesystem("tmpfs", (("source", "devices"), ("size", "64k"), ("mode", "700")))
+        mount.move_mount(home, mount.AT_FDCWD, "/")
+        fd.send_fds(sock, b"+", _clone_nodes(home, devices, uid, gid))
+    finally:
+        os._exit(0)
