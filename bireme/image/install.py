@@ -66,9 +66,12 @@ class Installer:
         diff_ids = _check(document, recipe)
         layers = []
         parent: str | None = None
+        fresh = False
         for diff_id, chain_id, digest in zip(diff_ids, chain_ids(diff_ids), recipe.layers, strict=True):
-            layers.append(self._layer(lease, digest, diff_id, chain_id, parent, progress))
+            layer, unpacked = self._layer(lease, digest, diff_id, chain_id, parent, progress)
+            layers.append(layer)
             parent = chain_id
+            fresh = fresh or unpacked
         config = self._content.put(lease.add_blob, recipe.document)
         manifest = recipe.manifest or encode(_manifest(recipe.document, layers))
         record = ImageRecord(
@@ -77,27 +80,33 @@ class Installer:
             document=recipe.document.decode(),
             layers=tuple(layers),
         )
-        self._snapshotter.sync()
+        if fresh:
+            self._snapshotter.sync()
         return self._table.insert(record, recipe.references)
 
     def _layer(
         self, lease: Lease, digest: str, diff_id: str, chain_id: str, parent: str | None, progress: OnProgress
-    ) -> LayerRecord:
-        """A layer whose snapshot exists is unpacked all the same, unless its blob is known to have this content."""
+    ) -> tuple[LayerRecord, bool]:
+        """The layer, and whether it was unpacked now.
+
+        A layer whose snapshot exists is unpacked all the same, unless its blob is known to have this content.
+        """
         lease.add_snapshot(chain_id)
         size = self._content.size(digest)
         files_bytes = self._table.known_layer(digest, diff_id)
         name = encoded_of(diff_id)[:12]
-        if files_bytes is None or not self._snapshotter.exists(chain_id):
+        unpacked = files_bytes is None or not self._snapshotter.exists(chain_id)
+        if files_bytes is None or unpacked:
             files_bytes = self._unpack(lease, digest, diff_id, chain_id, parent, progress)
         progress(Progress(name, "Loaded layer", size, size))
-        return LayerRecord(
+        layer = LayerRecord(
             digest=digest,
             media_type=self._media_type(digest),
             blob_bytes=size,
             diff_id=diff_id,
             files_bytes=files_bytes,
         )
+        return layer, unpacked
 
     def _unpack(
         self, lease: Lease, digest: str, diff_id: str, chain_id: str, parent: str | None, progress: OnProgress

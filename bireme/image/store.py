@@ -114,9 +114,12 @@ class ImageStore:
                     image = self.install(lease, recipe, progress)
                     names = [reference.familiar for reference in recipe.references] or [""]
                     loaded += (Loaded(name, image.id) for name in names)
+                unused = lease.blobs - self._table.needed().blobs
         except BaseException:
             self.collect()
             raise
+        if unused:
+            self.collect()
         return loaded
 
     def save(self, names: Sequence[str], sink: Callable[[bytes], object]) -> None:

@@ -20,7 +20,7 @@ from bireme.errors import Internal, Unavailable, to_wire
 from bireme.linux import capabilities, namespaces, process
 from bireme.linux.process import CloneFlags
 from bireme.oci.digest import SHA256, new_hash
-from bireme.storage.codec import MAGIC_MAX_BYTES, decode
+from bireme.storage.codec import MAGIC_MAX_BYTES, compression_of, decode
 from bireme.storage.layer import LayerWriter
 from bireme.storage.tar import TarReader
 
@@ -57,7 +57,8 @@ def _tell(control: int, message: dict[str, Any]) -> None:
 def _work(request: dict[str, Any], progress: Callable[[int], None]) -> dict[str, Any]:
     source = _HashedSource(int(request["blob"]), progress)
     head = source.read(MAGIC_MAX_BYTES)
-    content = _HashedContent(decode(source.read, head))
+    chunks = decode(source.read, head)
+    content = _Content(chunks, hashed=bool(compression_of(head)))
     root = int(request["root"])
     _jail(root, int(request["parent"]))
     writer = LayerWriter(root, request["style"])
@@ -66,10 +67,11 @@ def _work(request: dict[str, Any], progress: Callable[[int], None]) -> dict[str,
         writer.apply(archive)
     finally:
         writer.close()
+    content.drain()
     return {
         "digest": source.digest(),
         "size_bytes": source.size,
-        "diff_id": content.digest(),
+        "diff_id": content.digest() or source.digest(),
         "content_bytes": content.size,
         "files_bytes": writer.size_bytes,
         "entries": archive.entries,
@@ -101,24 +103,29 @@ class _HashedSource:
         return f"{SHA256}:{self._hash.hexdigest()}"
 
 
-class _HashedContent:
-    """The decoded archive, hashed as it is parsed."""
+class _Content:
+    """The decoded archive, hashed as it is parsed unless it is the blob itself."""
 
-    def __init__(self, chunks: Callable[[], bytes]) -> None:
+    def __init__(self, chunks: Callable[[], bytes], *, hashed: bool) -> None:
         self._chunks = chunks
-        self._hash = new_hash()
+        self._hash = new_hash() if hashed else None
         self.size = 0
 
     def read(self) -> bytes:
         data = self._chunks()
-        self._hash.update(data)
+        if self._hash is not None:
+            self._hash.update(data)
         self.size += len(data)
         return data
 
-    def digest(self) -> str:
+    def drain(self) -> None:
+        """Read what the archive's reader left."""
         while self.read():
             pass
-        return f"{SHA256}:{self._hash.hexdigest()}"
+
+    def digest(self) -> str:
+        """Of everything read, "" when it was not hashed."""
+        return f"{SHA256}:{self._hash.hexdigest()}" if self._hash is not None else ""
 
 
 def _jail(root: int, parent: int) -> None:

@@ -269,9 +269,18 @@ def test_a_blob_must_have_the_content_it_claims_even_when_the_layer_is_there(roo
     liar = image.Layer(ONE.content, tar.compressed(BASE.content))
     with pytest.raises(Invalid, match="diff id"):
         load(root, image.docker([liar], ["liar:1"]))
+
+
+def test_what_an_archive_brings_in_vain_is_not_kept(root: Root) -> None:
+    """The same image with other compression adds a name; members nobody refers to are forgotten."""
+    load(root, image.docker([ONE]))
+    before = root.left()
     twin = image.Layer(ONE.content, tar.compressed(ONE.content))
     load(root, image.docker([twin], ["twin:1"]))
     assert root.store.resolve("twin:1").id == root.store.resolve("test:1").id
+    load(root, image.blob(b"nobody wants this") + tar.file(b"readme", b"hello") + image.docker([ONE], ["three:1"]))
+    assert root.left() == before
+    root.check()
 
 
 def test_shared_layers_outlive_one_of_their_images(root: Root) -> None:
