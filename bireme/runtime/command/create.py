@@ -169,8 +169,7 @@ class Creation:
         if "pid" in message:
             self.container.data["pid"] = message["pid"]
         status = store.CREATING if kind == "createContainer" else store.CREATED
-        directory = self.bundle.path if kind == "createContainer" else ""
-        hooks.run(kind, self.bundle.hooks.get(kind, ()), self.container.hook_state(status), directory)
+        hooks.run(kind, self.bundle.hooks.get(kind, ()), self.container.hook_state(status))
 
     def _tell(self, started: launch.Started) -> None:
         """Everybody who asked: pid file, console socket, pidfd socket."""
