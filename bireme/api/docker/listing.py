@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import msgspec
+
 from bireme.api.docker.filters import Filters
 from bireme.api.docker.mountpoints import mount_points
 from bireme.api.docker.networking import network_id, networks_of, port_list
@@ -49,16 +51,61 @@ def command_text(args: tuple[str, ...]) -> str:
     return " ".join([*args[:1], *(f"'{a}'" if " " in a else a for a in args[1:])])
 
 
+class RowCache:
+    """Encoded rows of earlier listings. A row changes only with the values it was made from, and those are immutable
+    objects: comparing identities tells whether it still holds. What changes by itself, the status, is added late."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, tuple[tuple[object, ...], bytes]] = {}
+
+    def get(self, instance: Instance, made_from: tuple[object, ...]) -> bytes | None:
+        found = self._rows.get(instance.id)
+        if found is None or any(a is not b for a, b in zip(found[0], made_from, strict=True)):
+            return None
+        return found[1]
+
+    def put(self, instance: Instance, made_from: tuple[object, ...], row: bytes) -> None:
+        self._rows[instance.id] = (made_from, row)
+
+    def trim(self, instances: int) -> None:
+        """Start over when most rows are of instances that are gone."""
+        if len(self._rows) > 2 * instances + 64:
+            self._rows.clear()
+
+
 class Lister:
     """Builds rows; looks every image name up once per listing."""
 
-    def __init__(self, images: Images, version: int) -> None:
+    def __init__(self, images: Images, version: int, cache: RowCache | None = None) -> None:
         self._images = images
         self._version = version
+        self._cache = cache or RowCache()
         self._now_ns = time.time_ns()
         self._names: dict[tuple[str, str], str] = {}
 
+    def encode(self, instances: Iterable[Instance]) -> bytes:
+        """The whole answer: an array of rows."""
+        return b"[" + b",".join(map(self._encoded, instances)) + b"]"
+
+    def _encoded(self, instance: Instance) -> bytes:
+        spec = instance.spec
+        made_from = (
+            spec,
+            instance.name,
+            instance.status,
+            instance.ports,
+            instance.endpoints,
+            self._image_name(spec),
+            self._version,
+        )
+        body = self._cache.get(instance, made_from)
+        if body is None:
+            body = msgspec.json.encode(self.row(instance))[:-1]
+            self._cache.put(instance, made_from, body)
+        return body + b',"Status":"' + status_text(instance, self._now_ns).encode() + b'"}'
+
     def row(self, instance: Instance) -> dict[str, Any]:
+        """Everything but "Status"."""
         spec = instance.spec
         network = spec.network.name
         host: dict[str, Any] = {"NetworkMode": network}
@@ -74,7 +121,6 @@ class Lister:
             "Ports": port_list(instance),
             "Labels": spec.labels,
             "State": instance.status.value,
-            "Status": status_text(instance, self._now_ns),
             "HostConfig": host,
             "NetworkSettings": {"Networks": networks_of(instance)},
             "Mounts": mount_points(spec) if spec.mounts else [],

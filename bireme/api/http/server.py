@@ -77,9 +77,10 @@ class Server:
     async def serve_fd(
         self, fd: int, *, tls: ssl.SSLContext | None = None, allowed_hosts: Collection[str] = ()
     ) -> None:
-        """Listen on a socket handed in (socket activation), unix or TCP."""
+        """Listen on a socket handed in (socket activation), unix or TCP; the descriptor is ours from now on."""
         sock = socket.socket(fileno=fd)
         if sock.type != socket.SOCK_STREAM:
+            sock.close()
             raise Invalid(f"descriptor {fd} is not a stream socket")
         await self._listen(sock, tls, allowed_hosts)
 

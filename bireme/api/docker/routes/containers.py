@@ -44,6 +44,7 @@ class Containers:
         self._services = services
         self._instances = services.instances
         self._storage = ""
+        self._rows = listing.RowCache()
 
     def register(self, router: Router) -> None:
         one = "/containers/{id}"
@@ -88,11 +89,11 @@ class Containers:
             raise Unsupported("sizes of containers are not measured yet")
         filters = read_filters(request)
         limit = integer(request, "limit") or 0
-        lister = listing.Lister(self._services.images, request.version)
-        chosen = listing.select(
-            self._instances.all(), filters, self._services.images, everything=flag(request, "all"), limit=limit
-        )
-        return json([lister.row(instance) for instance in chosen])
+        lister = listing.Lister(self._services.images, request.version, self._rows)
+        instances = self._instances.all()
+        self._rows.trim(len(instances))
+        chosen = listing.select(instances, filters, self._services.images, everything=flag(request, "all"), limit=limit)
+        return Response(200, lister.encode(chosen) + b"\n")
 
     def inspect(self, request: Request) -> Answer:
         if flag(request, "size"):
