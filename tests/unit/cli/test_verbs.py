@@ -506,36 +506,64 @@ def test_usage_of_disk(server: FakeServer, cli: Cli) -> None:
     )
 
 
+EXPLAINED = {
+    "id": "c0ffee",
+    "namespaces": {"pid": {"inode": 4026531836, "shared": False}, "net": {"inode": 4026531840, "shared": True}},
+    "mounts": [
+        {"target": "/proc", "type": "proc", "source": "proc", "root": "/", "flags": "rw,nosuid"},
+        {"target": "/etc/hosts", "type": "ext4", "source": "/dev/vda", "root": "/srv/hosts", "flags": "ro"},
+        {"target": "/", "type": "overlay", "source": "overlay", "root": "/", "flags": "rw"},
+        {"target": "/sys/x", "type": "tmpfs", "source": "none", "root": "/.empty", "flags": "ro"},
+    ],
+    "security": {"capabilities": ["CAP_CHOWN", "CAP_KILL"], "bounding": ["CAP_CHOWN", "CAP_KILL"], "seccomp": "filter"},
+    "processes": [{"pid": 42, "command": "sleep 1"}, {"pid": 4243, "command": "sh"}],
+    "log": {"deep": {"deeper": ["/a" * 60, "b"]}, "empty": []},
+}
+
+
 def test_explain(server: FakeServer, cli: Cli) -> None:
-    answer = {
-        "name": "web",
-        "namespaces": {"pid": {"inode": 4026531836, "shared": False}, "net": {"inode": 4026531840, "shared": True}},
-        "mounts": [
-            {"target": "/", "type": "overlay", "layers": ["/a", "/b" * 60]},
-            {"target": "/proc", "type": "proc"},
-        ],
-        "capabilities": ["CAP_CHOWN", "CAP_KILL"],
-        "processes": [],
+    server.on("GET /bireme/v1/containers/web/explain", EXPLAINED)
+    inspected = {
+        "HostConfig": {"Memory": 64 << 20, "NanoCpus": 1_500_000_000, "PidsLimit": -1},
+        "GraphDriver": {"Name": "overlay", "Data": {"LowerDir": "/b:/a", "UpperDir": "/up"}},
     }
-    server.on("GET /bireme/v1/containers/web/explain", answer)
-    server._script["GET /bireme/v1/containers/web/explain"] = [Reply(answer)]
-    assert json.loads(cli.ok("explain", "--json", "web")) == answer
+    server.on("GET /containers/web/json", inspected)
+    known = json.loads(cli.ok("explain", "--json", "web"))
+    assert known == EXPLAINED | {
+        "limits": {"memory": "64MiB", "cpus": "1.5", "pids": "unlimited"},
+        "root": {"driver": "overlay", "layers": ["/b", "/a"], "changes": "/up"},
+    }
     assert cli.ok("explain", "web") == (
         "web\n"
-        "├─ name          web\n"
+        "├─ id      c0ffee\n"
+        "├─ limits  memory=64MiB  cpus=1.5  pids=unlimited\n"
+        "├─ root\n"
+        "│  ├─ driver   overlay\n"
+        "│  ├─ layers   /b /a\n"
+        "│  └─ changes  /up\n"
+        "├─ mounts\n"
+        "│  ├─ /           overlay  rw         overlay\n"
+        "│  ├─ /etc/hosts  ext4     ro         /srv/hosts\n"
+        "│  ├─ /proc       proc     rw,nosuid  proc\n"
+        "│  └─ /sys/x      tmpfs    ro         none[/.empty]\n"
         "├─ namespaces\n"
         "│  ├─ pid  inode=4026531836  shared=false\n"
         "│  └─ net  inode=4026531840  shared=true\n"
-        "├─ mounts\n"
-        "│  ├─ /\n"
-        "│  │  ├─ type  overlay\n"
-        "│  │  └─ layers\n"
-        "│  │     ├─ /a\n"
-        f"│  │     └─ {'/b' * 60}\n"
-        "│  └─ /proc  type=proc\n"
-        "├─ capabilities  CAP_CHOWN CAP_KILL\n"
-        "└─ processes     none\n"
+        "├─ security\n"
+        "│  ├─ capabilities  chown kill\n"
+        "│  └─ seccomp       filter\n"
+        "├─ processes\n"
+        "│  ├─ PID    COMMAND\n"
+        "│  ├─ 42     sleep 1\n"
+        "│  └─ 4243   sh\n"
+        "└─ log\n"
+        "   ├─ deep\n"
+        "   │  └─ deeper\n"
+        f"   │     ├─ {'/a' * 60}\n"
+        "   │     └─ b\n"
+        "   └─ empty  none\n"
     )
+    assert cli("explain", "nope") == (1, "", "Error response from daemon: page not found\n")
 
 
 def test_bootstrap(server: FakeServer, cli: Cli) -> None:
