@@ -357,7 +357,10 @@ static double one_start(int netlink, int number) {
     struct clone_args arguments = {.flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET, .exit_signal = SIGCHLD};
     pid_t pid = syscall(SYS_clone3, &arguments, sizeof arguments);
     check(pid, "clone3");
-    if (!pid) child(directory, pair[1]);
+    if (!pid) {
+        close(pair[0]); // so that a parent that fails is an end of file
+        child(directory, pair[1]);
+    }
     cgroups_up(name, pid);
     if (bridged) veth_up(netlink, veth, pid);
     check(write(pair[0], "x", 1), "start");
