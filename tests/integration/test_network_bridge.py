@@ -20,7 +20,7 @@ from bireme.network.bridge import BridgeNetwork
 from bireme.network.driver import BridgeConfig
 from bireme.network.firewall import table_name
 from tests.support.netns import NetNamespace, fetch
-from tests.support.pace import eventually
+from tests.support.pace import eventually, patience
 from tests.support.scene import CLIENT, HOST, RelayProcess, Scene, open_scene
 
 pytestmark = pytest.mark.needs_root
@@ -70,6 +70,23 @@ def test_instance_reaches_outside_with_the_hosts_address(scene: Scene) -> None:
     assert one.namespace.run(fetch, CLIENT, 7000) == f" {HOST} hello".encode()
 
 
+def test_ping_to_the_outside(scene: Scene) -> None:
+    one = scene.instance(scene.network())
+    assert one.namespace.run(_ping, CLIENT) == CLIENT
+
+
+def _ping(address: str) -> str:
+    """Send one echo request; who answered it."""
+    request = bytes.fromhex("0800 f7f4 0001 000a")
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
+        sock.settimeout(patience(10))
+        sock.sendto(request, (address, 0))
+        while True:
+            packet, sender = sock.recvfrom(1000)
+            if packet[20] == 0 and packet[24:28] == request[4:]:
+                return str(sender[0])
+
+
 def test_instance_reaches_the_gateway_and_its_neighbours_with_its_own_address(scene: Scene) -> None:
     network = scene.network()
     one, two = scene.instance(network, "one"), scene.instance(network, "two")
@@ -87,7 +104,9 @@ def test_published_port_from_outside_shows_the_clients_address(scene: Scene) -> 
     assert scene.client.run(fetch, HOST, 8080) == f" {CLIENT} hello".encode()
 
 
-def test_published_port_from_the_host_itself(scene: Scene) -> None:
+@pytest.mark.parametrize("reverse_path_filter", ["0", "1"])
+def test_published_port_from_the_host_itself(scene: Scene, reverse_path_filter: str) -> None:
+    scene.host.run(Path("/proc/sys/net/ipv4/conf/all/rp_filter").write_text, reverse_path_filter)
     network = scene.network()
     one = scene.instance(network)
     scene.serve(one.namespace, 80)
@@ -178,7 +197,7 @@ def test_instance_cannot_pose_as_the_hosts_loopback(scene: Scene) -> None:
 
 def _datagram_socket(address: str) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.settimeout(10)
+    sock.settimeout(patience(10))
     sock.bind((address, 0))
     return sock
 
@@ -233,7 +252,7 @@ def test_udp_client_that_never_pauses_follows_the_port(scene: Scene) -> None:
 
 def _exchange(client: socket.socket, expected: bytes) -> bool:
     """One datagram and its answer, while nothing pauses; no answer counts as an empty one."""
-    client.settimeout(0.2)
+    client.settimeout(patience(0.2))
     try:
         client.send(expected.rpartition(b" ")[2] or b"anybody")
         return client.recv(100) == expected
@@ -244,7 +263,7 @@ def _exchange(client: socket.socket, expected: bytes) -> bool:
 def _ask(address: str, port: int, timeout_s: float = 5.0) -> bytes:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(timeout_s)
+        sock.settimeout(patience(timeout_s))
         sock.connect((address, port))
         sock.send(b"hello")
         return sock.recv(65536)
@@ -415,7 +434,7 @@ def test_without_rights_it_says_what_is_missing(scene: Scene) -> None:
         except Unavailable as error:
             failures.append(error)
 
-    scene.host.start(try_it).join(20)
+    scene.host.start(try_it).join(patience(20))
     assert "Operation not permitted" in str(failures[0])
 
 
@@ -449,7 +468,7 @@ def test_many_threads_publish_at_once(scene: Scene) -> None:
 
     threads = [scene.host.start(churn, number) for number in range(4)]
     for thread in threads:
-        thread.join(60)
+        thread.join(patience(60))
         assert not thread.is_alive()
     assert scene.host.run(_element_count, network, "any_ports4") == 0
 
@@ -504,5 +523,5 @@ def test_relay_ends_with_its_supervisor(scene: Scene) -> None:
         ended.set()
 
     threading.Thread(target=wait, daemon=True).start()
-    assert ended.wait(20)
+    assert ended.wait(patience(20))
     relay.close()

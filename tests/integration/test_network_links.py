@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +16,7 @@ from bireme.linux import netlink, nftables
 from bireme.linux.netlink import RtNetlink
 from bireme.linux.nftables import NFPROTO_INET, Element, NfTables
 from bireme.linux.nlsocket import NetlinkError
+from bireme.network.firewall import Forwarding, Network, plan_table
 from tests.support.netns import NetNamespace
 
 pytestmark = pytest.mark.needs_root
@@ -226,5 +230,118 @@ def test_elements_of_a_table_that_is_gone(near: NetNamespace) -> None:
             with pytest.raises(NetlinkError) as caught:
                 nft.elements(NFPROTO_INET, TABLE, "ports")
             assert caught.value.errno == errno.ENOENT
+
+    near.run(inside)
+
+
+EXPECTED = """\
+table inet bireme_test {
+	set bridges {
+		type ifname
+		elements = { "br0" }
+	}
+
+	set same_bridge {
+		type ifname . ifname
+		elements = { "br0" . "br0" }
+	}
+
+	set subnets4 {
+		type ipv4_addr
+		flags interval
+		elements = { 172.17.0.0/16 }
+	}
+
+	map ports4 {
+		type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service
+		elements = { 127.0.0.1 . udp . 53 : 172.17.0.2 . 5353 }
+	}
+
+	map any_ports4 {
+		type inet_proto . inet_service : ipv4_addr . inet_service
+		elements = { tcp . 8080 : 172.17.0.2 . 80 }
+	}
+
+	chain published {
+		dnat ip to ip daddr . meta l4proto . th dport map @ports4
+		meta nfproto ipv4 dnat ip to meta l4proto . th dport map @any_ports4
+	}
+
+	chain inward {
+		ct state established,related accept
+		ct status dnat accept
+		iifname . oifname @same_bridge accept
+		drop
+	}
+
+	chain guard {
+		type filter hook prerouting priority raw; policy accept;
+		iifname @bridges ip daddr 127.0.0.0/8 drop
+		iifname @bridges ip saddr 127.0.0.0/8 drop
+	}
+
+	chain prerouting {
+		type nat hook prerouting priority dstnat; policy accept;
+		ip daddr != 127.0.0.0/8 fib daddr type local goto published
+	}
+
+	chain output {
+		type nat hook output priority -100; policy accept;
+		meta nfproto ipv4 fib daddr type local goto published
+	}
+
+	chain forward {
+		type filter hook forward priority filter; policy accept;
+		oifname @bridges jump inward
+	}
+
+	chain postrouting {
+		type nat hook postrouting priority srcnat; policy accept;
+		ip saddr @subnets4 oifname != @bridges masquerade
+		ct status dnat ip saddr @subnets4 oifname @bridges masquerade
+		ip saddr 127.0.0.0/8 oifname @bridges masquerade
+	}
+}
+"""
+
+
+def _words(text: str) -> list[str]:
+    """Spelling differs a little between versions of nft: white space, and numbers for priorities with a name."""
+    return text.replace("priority -100", "priority dstnat").split()
+
+
+@pytest.mark.skipif(shutil.which("nft") is None, reason="nft is not installed")
+def test_nft_reads_what_was_meant(near: NetNamespace) -> None:
+    def inside() -> str:
+        networks = [Network("br0", "172.17.0.0/16")]
+        ports = [
+            Forwarding("0.0.0.0", "tcp", 8080, "172.17.0.2", 80),
+            Forwarding("127.0.0.1", "udp", 53, "172.17.0.2", 5353),
+        ]
+        with NfTables() as nft:
+            nft.transaction(plan_table("test", networks, ports))
+        command = ["nft", "list", "table", "inet", TABLE]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    assert _words(near.run(inside)) == _words(EXPECTED)
+
+
+@pytest.mark.skipif(shutil.which("ip") is None, reason="ip is not installed")
+def test_ip_reads_the_same(near: NetNamespace, far: NetNamespace) -> None:
+    near.run(_bridge_and_veth, far)
+
+    def inside() -> None:
+        command = ["ip", "-json", "-details", "link"]
+        shown = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        with RtNetlink() as rt:
+            links = {link.ifindex: link for link in rt.links()}
+        assert {one["ifindex"] for one in shown} == set(links)
+        for one in shown:
+            link = links[one["ifindex"]]
+            assert (one["ifname"], one["mtu"], one["address"]) == (link.name, link.mtu, link.mac)
+            assert one.get("linkinfo", {}).get("info_kind", "") == link.kind
+            assert ("UP" in one["flags"]) == link.is_up
+            if link.name == "v0":
+                assert one["linkinfo"]["info_slave_data"]["hairpin"] is True
 
     near.run(inside)

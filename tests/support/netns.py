@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from bireme.linux.namespaces import setns, unshare
 from bireme.linux.netlink import RtNetlink, address, link_up, lo_up, veth
 from bireme.linux.process import CloneFlags
+from tests.support.pace import patience
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ class NetNamespace:
 
     def run(self, function: Callable[..., T], *args: Any, **keywords: Any) -> T:
         """Call `function` inside and return what it returns or raises."""
-        return self._thread.submit(function, *args, **keywords).result(timeout=60)
+        return self._thread.submit(function, *args, **keywords).result(timeout=patience(60))
 
     def start(self, function: Callable[..., object], *args: Any) -> threading.Thread:
         """Run `function` in another thread that is inside too."""
@@ -49,7 +50,7 @@ class NetNamespace:
 
         thread = threading.Thread(target=inside, daemon=True)
         thread.start()
-        entered.wait(10)
+        entered.wait(patience(10))
         return thread
 
     def connect(self, other: NetNamespace, here: str, there: str, prefix_len: int = 24, names: str = "up") -> None:
@@ -86,7 +87,7 @@ def fetch(address: str, port: int, payload: bytes = b"hello", timeout_s: float =
     """Connect over TCP, send, shut down, read to the end."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as connection:
-        connection.settimeout(timeout_s)
+        connection.settimeout(patience(timeout_s))
         connection.connect((address, port))
         connection.sendall(payload)
         connection.shutdown(socket.SHUT_WR)

@@ -19,6 +19,7 @@ from bireme.network.driver import BridgeConfig, Published
 from bireme.supervisor import relay
 from bireme.wire import supervision
 from tests.support.netns import NetNamespace
+from tests.support.pace import patience
 
 HOST, CLIENT = "10.9.0.1", "10.9.0.2"
 
@@ -128,7 +129,7 @@ class RelayProcess:
 
     def __init__(self, namespace: NetNamespace) -> None:
         self.control, theirs = fdlib.seqpacket_pair()
-        self.control.settimeout(20)
+        self.control.settimeout(patience(20))
         self._rid = 0
         self.pid = namespace.run(_fork_relay, theirs)
         theirs.close()
@@ -214,7 +215,7 @@ def _answer_all(server: socket.socket, greeting: str) -> None:
 
 def _answer(connection: socket.socket, peer: str, greeting: str) -> None:
     with connection, suppress(OSError):
-        connection.settimeout(20)
+        connection.settimeout(patience(20))
         received = b""
         while data := connection.recv(65536):
             received += data
