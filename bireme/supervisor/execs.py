@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from bireme.supervisor.table import Instance, Table
 
 _UNCLAIMED_S = 3.0
-_MAX_TRIES = 3
+_MAX_TRIES = 10
 
 
 class Start:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from bireme.supervisor.slots import Slot, Slots
     from bireme.supervisor.table import Table
 
+_LOOK_AGAIN_S = 0.0005
+_MAX_LOOKS = 2000
 _LAST_MESSAGES = 3
 """console, error, and the end: all a child can still have said."""
 
@@ -167,6 +169,7 @@ class Launches:
         slot = request.slot
         assert slot is not None
         self._under_way.pop(slot.number, None)
+        request.ended = None
         if request.instance is not None:
             self._table.gone(request.instance)
             request.instance = None
@@ -182,14 +185,12 @@ class Launches:
             request.owner = (slot.uid_base, slot.uid_base)
         try:
             self._send_start(request, slot)
-        except (BrokenPipeError, ConnectionResetError, ProcessLookupError, FileNotFoundError) as error:
-            if request.cold:
-                self._fail(request, as_failure("start", error))
-            else:
-                self._try_cold(request)
-            return
         except (OSError, BiremeError) as error:
-            self._fail(request, as_failure("start", error))
+            died = isinstance(error, BrokenPipeError | ConnectionResetError) or _is_dead(slot.pidfd)
+            if died and not request.cold:
+                self._try_cold(request)
+            else:
+                self._fail(request, as_failure("start", error))
             return
         self._loop.add(slot.ctl.fileno(), lambda _mask: self._on_message(request))
 
@@ -271,15 +272,21 @@ class Launches:
             self._loop.remove(slot.ctl.fileno())
             self._fail(request, failure(message))
 
-    def _at_end(self, request: Launch, slot: Slot) -> None:
-        """The end of ctl means exec, unless the process was killed before; a zombie still has its old name then."""
-        if _is_dead(slot.pidfd) and read_comm(slot.pid) == NAME:
-            if request.cold:
-                self._fail(request, Internal("the instance's first process was killed before it ran", place="start"))
-            else:
-                self._try_cold(request)
+    def _at_end(self, request: Launch, slot: Slot, looks: int = 0) -> None:
+        """The end of ctl means exec, or that the process was killed before.
+
+        Its name tells: exec changes it (right after closing ctl), a zombie keeps it. In the moment between, look again.
+        """
+        if self._under_way.get(slot.number) is not request:
             return
-        self._started(request, slot)
+        if read_comm(slot.pid) != NAME or looks > _MAX_LOOKS:
+            self._started(request, slot)
+        elif request.ended is None and not _is_dead(slot.pidfd):
+            self._loop.call_later(_LOOK_AGAIN_S, lambda: self._at_end(request, slot, looks + 1))
+        elif request.cold:
+            self._fail(request, Internal("the instance's first process was killed before it ran", place="start"))
+        else:
+            self._try_cold(request)
 
     def _started(self, request: Launch, slot: Slot) -> None:
         instance = request.instance
@@ -323,6 +330,8 @@ class Launches:
             request.ended = ended
             for _ in range(_LAST_MESSAGES):
                 self._on_message(request)
+            if slot.ctl is None:
+                self._at_end(request, slot)
         self._end(slot, ended)
 
     def _end(self, slot: Slot, ended: process.Exit) -> None:

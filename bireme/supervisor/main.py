@@ -111,9 +111,9 @@ class Supervisor:
         def run_relay(control: socket.socket) -> None:
             relay.run(control, void)
 
-        self.zygote = Service("zygote", self.loop, self.children, zygote.run, zygote.replace)
-        self.logger = Service("logger", self.loop, self.children, run_logger)
-        self.relay = Service("relay", self.loop, self.children, run_relay)
+        self.zygote = Service("zygote", self.run_root, self.loop, self.children, zygote.run, zygote.replace)
+        self.logger = Service("logger", self.run_root, self.loop, self.children, run_logger)
+        self.relay = Service("relay", self.run_root, self.loop, self.children, run_relay)
 
     def _listener(self) -> socket.socket:
         """The socket survives us with the keeper, so that nobody who connects meanwhile is refused."""
@@ -168,6 +168,7 @@ class Supervisor:
             self.operations,
         )
         recovery.run(self.handover.exits)
+        self.outputs.begin()
         self.relaying.resend()
         self.handover.fds.clear()
 
@@ -186,7 +187,10 @@ class Supervisor:
         fdlib.close_quietly(*fds)
         config = {key: value for key, value in message.items() if key not in ("rid", "op")}
         if config != self.table.config:
+            first = not self.slots.configured
             self._apply(config)
+            if first:
+                self.slots.remove_leftovers(f"s{instance.slot_number}" for instance in self.table)
             self.table.configured(config)
         return {}
 
@@ -198,7 +202,6 @@ class Supervisor:
             cgroups = open_cgroups(subtree, favordynmods=bool(config.get("favordynmods")))
             self.slots.configure(cgroups, int(config.get("userns_base") or UID_BASE))
             self.zygote.send({"op": "configure", "subtree": subtree})
-            self.slots.remove_leftovers(f"s{instance.slot_number}" for instance in self.table)
         elif subtree != self.table.config.get("cgroup_subtree", subtree):
             raise Conflict("the cgroup subtree cannot change while the supervisor runs", subject=subtree)
         self.table.config = dict(config)

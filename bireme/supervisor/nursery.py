@@ -38,7 +38,7 @@ _SHRINK_AFTER_S = 60.0
 _SHRUNK = 2
 _REST_S = 5.0
 _MAX_FAILURES = 3
-_MAX_TRIES = 3
+_MAX_TRIES = 10
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 

@@ -89,7 +89,7 @@ class Operations:
         instance.paused = False
         self._table.exited(instance, ended, time.time_ns())
         if slot is not None and "pid" not in instance.namespaces:
-            self._slots.cgroups.kill(slot.cgroup, signal.SIGKILL, wait_s=0.0)
+            self._slots.kill_all(slot)
         self.finish(instance)
 
     def finish(self, instance: Instance) -> None:

@@ -99,6 +99,7 @@ class Outputs:
         self._logger = logger
         self._outputs: dict[str, Output] = {}
         self._quiet: dict[int, Output] = {}
+        self._complete = False
         logger.on_message = self._on_message
         logger.on_started = self._on_logger_started
 
@@ -185,6 +186,12 @@ class Outputs:
         for output in list(self._outputs.values()):
             if output.engaged:
                 self._open(output, fresh=False)
+        if self._complete:
+            self._logger.send({"op": "begin"})
+
+    def begin(self) -> None:
+        """All outputs of a predecessor are resumed: the logger may finish the step it finds in the ledger."""
+        self._complete = True
         self._logger.send({"op": "begin"})
 
     def _on_message(self, message: dict[str, Any], fds: list[int]) -> None:

@@ -73,12 +73,12 @@ def make_run_root(path: str) -> None:
     os.chmod(path, _ROOT_MODE)
 
 
-def write_pid(path: str) -> None:
-    """A pid file appears complete or not at all."""
+def write_pid(path: str, pid: int = 0) -> None:
+    """A pid file (our own pid unless given) appears complete or not at all."""
     fresh = f"{path}.new"
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        os.write(fd, b"%d\n" % os.getpid())
+        os.write(fd, b"%d\n" % (pid or os.getpid()))
     finally:
         os.close(fd)
     os.rename(fresh, path)

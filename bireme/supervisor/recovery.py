@@ -23,6 +23,8 @@ from bireme.supervisor.slots import Slot
 from bireme.supervisor.table import Exec, Instance
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bireme.supervisor.children import Children
     from bireme.supervisor.execs import Execs
     from bireme.supervisor.journal import Record
@@ -117,16 +119,19 @@ class Recovery:
         """In this order: what lives is watched before the exits are told, what nobody knows goes last."""
         self._slots.pass_number(self._past.highest_slot)
         for instance in list(self._past.instances.values()):
-            self._instance(instance)
+            _guarded(instance.id, lambda instance=instance: self._instance(instance))  # type: ignore[misc]
         for exec_ in list(self._past.execs.values()):
-            self._exec(exec_)
+            _guarded(exec_.id, lambda exec_=exec_: self._exec(exec_))  # type: ignore[misc]
         for ended in exits:
-            self._children.on_orphan(ended)
-        self._drop_unused()
-        if self._slots.configured:
-            self._slots.remove_leftovers(slot.cgroup for instance in self._table if (slot := instance.slot) is not None)
+            _guarded(str(ended.pid), lambda ended=ended: self._children.on_orphan(ended))  # type: ignore[misc]
+        _guarded("descriptors", self._drop_unused)
+        _guarded("cgroups", self._remove_leftovers)
         if self._table.execs:
             self._execs.unclaim_later()
+
+    def _remove_leftovers(self) -> None:
+        if self._slots.configured:
+            self._slots.remove_leftovers(slot.cgroup for instance in self._table if (slot := instance.slot) is not None)
 
     def _take(self, name: str) -> int:
         self._used.add(name)
@@ -218,3 +223,11 @@ class Recovery:
             if name.startswith("slot/"):
                 self._slots.pass_number(int(name.split("/")[1]))
         self._keeper.drop(unused)
+
+
+def _guarded(subject: str, step: Callable[[], object]) -> None:
+    """What cannot be recovered must not keep the rest from being recovered, start after start."""
+    try:
+        step()
+    except Exception as error:
+        program.log_traceback("supervisor", f"{subject} is not recovered: {type(error).__name__}: {error}")

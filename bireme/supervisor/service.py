@@ -31,6 +31,7 @@ class Service:
     def __init__(
         self,
         name: str,
+        run_root: str,
         loop: Loop,
         children: Children,
         run: Callable[[socket.socket], None],
@@ -38,6 +39,7 @@ class Service:
     ) -> None:
         self.name = name
         self.pid = 0
+        self._pid_path = os.path.join(run_root, f"{name}.pid")
         self._loop = loop
         self._children = children
         self._run = run
@@ -58,6 +60,7 @@ class Service:
         self._run = self._replacement
         ours.settimeout(_SEND_PATIENCE_S)
         self.pid = pid
+        program.write_pid(self._pid_path, pid)
         self._control = ours
         self._started_s = time.monotonic()
         self._loop.add(ours.fileno(), self._on_readable)
@@ -125,6 +128,10 @@ class Service:
         """Hang up: it ends by itself and is not replaced."""
         self._ended = True
         self._hang_up()
+        try:
+            os.unlink(self._pid_path)
+        except FileNotFoundError:
+            return
 
 
 def become_helper(run: Callable[[socket.socket], None], control: socket.socket) -> None:

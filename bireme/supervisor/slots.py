@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import heapq
 import os
+import signal
 from typing import TYPE_CHECKING
 
-from bireme.errors import Unavailable
+from bireme.errors import NotFound, Unavailable
 from bireme.linux import fd as fdlib
 from bireme.supervisor import program
 
@@ -222,10 +223,17 @@ class Slots:
             return
         slot.tries += 1
         if slot.tries > 3:
-            self._cgroups.kill(slot.cgroup, 9, wait_s=0.0)
+            self.kill_all(slot)
         if slot.tries == _MAX_TRIES:
             program.log("supervisor", f"cgroup {slot.cgroup} cannot be removed, something in it does not die")
         self._stuck.append(slot)
+
+    def kill_all(self, slot: Slot) -> None:
+        """Every process of the slot's cgroup; one that is (half) gone has none left."""
+        try:
+            self.cgroups.kill(slot.cgroup, signal.SIGKILL, wait_s=0.0)
+        except NotFound:
+            return
 
     def retry(self) -> bool:
         """Try again what was busy; True when something is (again) waiting."""
@@ -246,5 +254,5 @@ class Slots:
             number = int(name[1:])
             self.pass_number(number)
             leftover = Slot(number, -1, "", 0)
-            self.cgroups.kill(name, 9, wait_s=0.0)
+            self.kill_all(leftover)
             self._dead.append(leftover)

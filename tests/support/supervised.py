@@ -121,11 +121,9 @@ class Rig:
             return 0
 
     def helper(self, name: str) -> int:
-        """zygote, logger or relay: a child of the supervisor by that name."""
-        for pid in children(self.pid("supervisor")):
-            if comm(pid) == f"bireme-{name}":
-                return pid
-        return 0
+        """zygote, logger or relay, as its pid file says; 0 when it does not live."""
+        pid = self.pid(name)
+        return pid if pid and alive(pid) else 0
 
     def spares(self) -> list[int]:
         """Parked processes: they still have the zygote's name and their parent is the supervisor."""
@@ -151,11 +149,14 @@ class Rig:
         log: str = "json-file",
         **fields: Any,
     ) -> dict[str, Any]:
-        """The fields of a launch with a layer of its own."""
+        """The fields of a launch with a layer of its own; /go inside is `directory_of(id)/go` here."""
         home = self.directory_of(identity)
         for name in ("fs", "work"):
             (home / name).mkdir(parents=True, exist_ok=True)
+        (home / "go").mkdir(exist_ok=True)
         config = defaults.default_config(args, terminal=terminal)
+        shared = {"destination": "/go", "type": "bind", "source": str(home / "go"), "options": ["bind"]}
+        config["mounts"].append(shared)  # type: ignore[arg-type]
         if change is not None:
             change(config)
         root = {"lower": [str(self.lower)], "upper": str(home / "fs"), "work": str(home / "work")}
@@ -221,8 +222,9 @@ class Rig:
         """Ask first; then kill what is ours by pid, parents before children."""
         try:
             self._end_politely()
-        except (OSError, EOFError, AssertionError):
+        except (OSError, EOFError, AssertionError) as error:
             self._end_by_force()
+            raise AssertionError(f"it did not end when asked: {error!r}\n{self.log()}") from error
         if self.keeper is not None:
             self.keeper.wait(timeout=DEADLINE_S)
 
@@ -250,11 +252,12 @@ class Rig:
 
     def _empty(self, path: Path) -> None:
         for _ in range(500):
-            pids = (path / "cgroup.procs").read_text().split()
-            for pid in pids:
-                os.kill(int(pid), signal.SIGKILL)
             try:
+                for pid in (path / "cgroup.procs").read_text().split():
+                    os.kill(int(pid), signal.SIGKILL)
                 path.rmdir()
+            except FileNotFoundError:
+                return
             except OSError:
                 time.sleep(0.01)
             else:
