@@ -37,7 +37,7 @@ from bireme.oci.reference import Reference, parse_reference
 from bireme.storage.codec import decode
 from bireme.storage.content import ContentStore
 from bireme.storage.gc import Lease
-from bireme.storage.layer import split
+from bireme.storage.layer import shown, split
 from bireme.storage.tar import Entry, Kind, TarReader
 
 _LISTS = ("manifest.json", "index.json", "oci-layout", "repositories")
@@ -83,17 +83,17 @@ class ArchiveReader:
             elif entry.kind in (Kind.SYMLINK, Kind.LINK):
                 self._alias(path, entry)
             elif entry.kind is not Kind.DIRECTORY:
-                raise Invalid(f"archive has a {entry.kind.value}", subject=path)
+                raise Invalid(f"archive has a {entry.kind.value}", subject=path[:200])
         return self._recipes()
 
     def _file(self, path: str, entry: Entry, archive: TarReader, progress: OnProgress) -> None:
         if entry.extents is not None:
-            raise Invalid("archive has a sparse file", subject=path)
+            raise Invalid("archive has a sparse file", subject=path[:200])
         if path.endswith(_IGNORED):
             return
         if path in _LISTS:
             if entry.size > DOCUMENT_MAX_BYTES:
-                raise Invalid(f"{path} is larger than {DOCUMENT_MAX_BYTES} bytes", subject=path)
+                raise Invalid(f"{path} is larger than {DOCUMENT_MAX_BYTES} bytes", subject=path[:200])
             self._lists[path] = b"".join(archive.data())
             return
         parts = path.split("/")
@@ -109,12 +109,12 @@ class ArchiveReader:
             self._files[path] = _File(*ingest.commit())
 
     def _alias(self, path: str, entry: Entry) -> None:
-        target = entry.target.decode("utf-8", "surrogateescape")
+        target = entry.target.decode("utf-8", "backslashreplace")
         if entry.kind is Kind.SYMLINK:
             target = posixpath.join(posixpath.dirname(path), target)
         target = posixpath.normpath(target)
         if target.startswith(("/", "../")) or target == "..":
-            raise Invalid("archive has a link that leads out of it", subject=path)
+            raise Invalid("archive has a link that leads out of it", subject=path[:200])
         self._aliases[path] = target
 
     def _find(self, path: str) -> _File:
@@ -197,13 +197,16 @@ class ArchiveReader:
 
 def _path(entry: Entry) -> str:
     steps = split(entry.name)
-    return b"/".join(steps).decode("utf-8", "surrogateescape")
+    try:
+        return b"/".join(steps).decode()
+    except UnicodeDecodeError:
+        raise Invalid("archive has a member whose name is not UTF-8", subject=shown(entry.name)) from None
 
 
 def _decode_docker(data: bytes) -> list[_DockerImage]:
     try:
         images = msgspec.json.decode(data, type=list[_DockerImage])
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"manifest.json is malformed: {error}") from error
     if not images:
         raise Invalid("archive holds no image")

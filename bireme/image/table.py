@@ -1,7 +1,8 @@
 """All images of this engine: in memory for every question, in the database for the next engine.
 
-A change is committed durably before it is visible here. References are kept in canonical spelling; those with a digest
-tell where an image was pulled from, those with a tag are its names.
+A change is committed durably before it is visible here. Changes wait for each other and for the disk; questions wait
+for neither, since the engine asks them on its event loop. References are kept in canonical spelling; those with a
+digest tell where an image was pulled from, those with a tag are its names.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class ImageTable:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._changing = threading.RLock()
         self._lock = threading.RLock()
         self._records: dict[str, ImageRecord] = {}
         self._names: dict[str, str] = {}
@@ -100,36 +102,40 @@ class ImageTable:
                 (record.id, _encoder.encode(record), time.time_ns()),
             )
         ]
-        with self._lock:
+        with self._changing:
             self._commit([*statements, *(_name_statement(name, record.id) for name in names)])
-            self._records.setdefault(record.id, record)
-            self._point(names, record.id)
-            return self.image(record.id)
+            with self._lock:
+                self._records.setdefault(record.id, record)
+                self._point(names, record.id)
+                return self.image(record.id)
 
     def tag(self, image_id: str, reference: Reference) -> None:
         """Point a reference at an image, away from whatever it stood for."""
         name = self._key(reference)
-        with self._lock:
+        with self._changing:
             self.image(image_id)
             self._commit([_name_statement(name, image_id)])
-            self._point([name], image_id)
+            with self._lock:
+                self._point([name], image_id)
 
     def untag(self, references: Iterable[Reference]) -> None:
         """Forget references; absent ones are fine."""
         names = [self._key(reference) for reference in references]
-        with self._lock:
+        with self._changing:
             self._commit([("delete from image_references where name = ?", (name,)) for name in names])
-            for name in names:
-                self._cache.pop(self._names.pop(name, ""), None)
+            with self._lock:
+                for name in names:
+                    self._cache.pop(self._names.pop(name, ""), None)
 
     def delete(self, image_id: str) -> None:
         """Forget an image that has no references; Conflict when it has."""
-        with self._lock:
-            if image_id in self._names.values():
+        with self._changing:
+            if self.names_of(image_id):
                 raise Conflict("image is referenced", subject=image_id)
             self._commit([("delete from images where id = ?", (image_id,))])
-            self._records.pop(image_id, None)
-            self._cache.pop(image_id, None)
+            with self._lock:
+                self._records.pop(image_id, None)
+                self._cache.pop(image_id, None)
 
     def needed(self) -> Needed:
         """What the records need of the content store and the snapshotter."""

@@ -120,7 +120,8 @@ class SnapshotDirectory:
     def _make_new(self) -> str:
         path = f"{self._root}/{_NEW}/{self._token}.{next(self._numbers)}"
         os.mkdir(path, 0o700)
-        os.mkdir(f"{path}/fs", _MODE)
+        os.mkdir(f"{path}/fs")
+        os.chmod(f"{path}/fs", _MODE)
         if self._work:
             os.mkdir(f"{path}/work", 0o700)
         return path

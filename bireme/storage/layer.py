@@ -69,7 +69,7 @@ class LayerWriter:
             self._finish_times()
         except BiremeError as error:
             if entry is not None and not error.subject:
-                error.subject = os.fsdecode(entry.name)
+                error.subject = shown(entry.name)
             raise
         except OSError as error:
             raise _translate(error, entry.name if entry else b"/") from error
@@ -295,7 +295,7 @@ class LayerWriter:
                 os.close(source)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EPERM, errno.EXDEV, errno.ENOTDIR):
-                raise Invalid(f"invalid hard link to {os.fsdecode(entry.target)}") from error
+                raise Invalid(f"invalid hard link to {shown(entry.target)}") from error
             raise
 
     def _attributes(self, fd: int, entry: Entry) -> None:
@@ -317,6 +317,11 @@ class LayerWriter:
                 os.utime(fd, ns=(mtime_ns, mtime_ns))
             finally:
                 os.close(fd)
+
+
+def shown(name: bytes) -> str:
+    """Bytes of an archive as text that any message may hold: bounded, and valid whatever they are."""
+    return name[:200].decode("utf-8", "backslashreplace")
 
 
 def split(name: bytes) -> list[bytes]:
@@ -342,12 +347,12 @@ def check_link(path: bytes, target: bytes) -> None:
     for step in target.split(b"/"):
         depth += -1 if step == b".." else bool(step and step != b".")
         if depth < 0:
-            raise Invalid(f"symbolic link leads out of the root: {os.fsdecode(target)}")
+            raise Invalid(f"symbolic link leads out of the root: {shown(target)}")
 
 
 def _set_xattr(fd: int, name: bytes, value: bytes) -> None:
     if name.startswith(_FORBIDDEN_XATTRS):
-        raise Invalid(f"extended attribute {os.fsdecode(name)} is not allowed in a layer")
+        raise Invalid(f"extended attribute {shown(name)} is not allowed in a layer")
     if not name.startswith(_KEPT_XATTRS) or b"\0" in name:
         return
     try:
@@ -363,7 +368,7 @@ def _write_all(fd: int, view: memoryview) -> None:
 
 
 def _translate(error: OSError, name: bytes) -> BiremeError:
-    subject = os.fsdecode(name)[:200]
+    subject = shown(name)
     if error.errno == errno.EXDEV:
         return Invalid(f"a link on the path of {subject} leads out of the root", subject=subject)
     if error.errno in _ENVIRONMENT_ERRORS:

@@ -406,6 +406,43 @@ def test_kill_at_any_moment_of_a_load(tmp_path: Path) -> None:
         root.db.close()
 
 
+def wait_worker() -> int:
+    """The pid of the unpack worker that this process started."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for task in Path("/proc/self/task").iterdir():
+            for child in (task / "children").read_text().split():
+                try:
+                    if b"unpack_worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                        return int(child)
+                except OSError:
+                    continue
+        time.sleep(0.005)
+    raise AssertionError("no worker was started")
+
+
+def test_a_killed_worker_fails_the_load_alone(root: Root) -> None:
+    load(root, ARCHIVES["docker"])
+    before = root.left()
+    long = gzip.compress(tar.archive(tar.file(b"f"))) + gzip.compress(bytes(64 << 20), 1) * 40
+    slow = image.Layer(ONE.content, long)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            load(root, image.docker([slow], ["slow:1"]))
+        except BiremeError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    os.kill(wait_worker(), signal.SIGKILL)
+    thread.join()
+    assert [str(error) for error in failures] == ["unpack worker ended with signal 9"]
+    assert root.left() == before
+    root.check()
+
+
 def test_bootstrap_busybox(root: Root) -> None:
     seen: list[Progress] = []
     found = bootstrap(root.store, "busybox", seen.append)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -129,3 +132,36 @@ def test_a_cancelled_future_is_not_written(tmp_path: Path) -> None:
     db.submit([]).result(30)
     assert bool(db.query("select * from kv")) is done
     db.close()
+
+
+WRITER = """
+import sys
+from bireme.storage.db import Database
+db = Database.open(sys.argv[1])
+for number in range(100000):
+    statement = ("insert into kv (key, value) values (?, ?)", (f"{sys.argv[2]}.{number}", b""))
+    db.submit([statement], durable=number % 2 == 0).result()
+    print(number, flush=True)
+"""
+
+
+def test_a_killed_process_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    path = tmp_path / "db.sqlite"
+    expected: set[str] = set()
+    for run in range(4):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path), str(run)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        try:
+            for _ in range(20 + run):
+                expected.add(f"{run}.{process.stdout.readline().strip()}")
+            process.send_signal(signal.SIGKILL)
+            expected.update(f"{run}.{line.strip()}" for line in process.stdout if line.endswith("\n"))
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        db = Database.open(path)
+        assert expected <= {str(row[0]) for row in db.query("select key from kv")}
+        db.close()

@@ -194,6 +194,12 @@ def test_an_error_names_the_entry(tmp_path: Path) -> None:
     assert caught.value.subject == "../x"
 
 
+def test_an_error_is_text_whatever_the_name(tmp_path: Path) -> None:
+    with pytest.raises(Invalid) as caught:
+        apply(tmp_path / "root", tar.long_name(b"../\xff\xfe" + b"x" * 300), f(b"short"))
+    assert caught.value.subject.encode() == rb"../\xff\xfe" + b"x" * 195
+
+
 def is_whiteout(path: Path) -> bool:
     found = path.lstat()
     return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
