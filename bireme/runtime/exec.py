@@ -38,10 +38,21 @@ def spawn_exec(
 
     `ctl` is the child's end, `parent` as for spare.spawn. The caller closes ctl and pidfd afterwards.
     """
-    pid, _ = process.clone3(CloneFlags.CLONE_PARENT if parent else 0)
+    pid, joined = clone_stage(cgroups, request["cgroup"], parent=parent)
     if pid == 0:
-        _stage(request, ctl, pidfd, cgroups)
+        _stage(request, ctl, pidfd, None if joined else cgroups)
     return pid
+
+
+def clone_stage(cgroups: Joiner | None, cgroup: str, *, parent: bool) -> tuple[int, bool]:
+    """Clone, where the kernel can straight into the cgroup: the pid (0 in the child), and whether it is in it."""
+    flags = CloneFlags.CLONE_PARENT if parent else 0
+    directory = cgroups.clone_fd(cgroup) if cgroups is not None and cgroup else -1
+    try:
+        pid, _ = process.clone3(flags, cgroup_fd=directory)
+    finally:
+        fds.close_quietly(directory)
+    return pid, directory >= 0
 
 
 def _stage(request: ExecRequest, ctl: socket.socket, pidfd: int, cgroups: Joiner | None) -> NoReturn:

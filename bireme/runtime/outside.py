@@ -7,31 +7,33 @@ attaches it. The kernel lets an overlay with an idmapped upper become read-only 
 fsuid is mapped in it, so it is mounted with the fsuid of the container's root; setfsuid takes the file capabilities
 out of the effective set, and overlay keeps its mounter's credentials for all later work, so they are put back before.
 
-Older kernels: layers as descriptors (FSCONFIG_SET_FD) came with Linux 6.13; before that they are named by their numbers
-relative to /proc/self/fd, which keeps `lowerdir` short (fsconfig takes 255 bytes of text). A part of a mount that is
-nowhere cannot be cloned before 6.15: device nodes are then made by a helper in a mount namespace of its own.
+Older kernels take nothing for a layer, and clone no part of anything, that is not attached somewhere in the caller's
+mount namespace (until Linux 6.15; layers as descriptors came with 6.13). There a helper in a mount namespace of its own
+attaches, mounts and sends the result; with it the namespace goes, not the mount.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import socket
 from typing import TYPE_CHECKING, NoReturn
 
 from bireme.errors import Internal, Invalid, NotFound, Unsupported
 from bireme.linux import capabilities, fd, mount, namespaces, process
 from bireme.linux.libc import SyscallError
 from bireme.linux.process import CloneFlags
+from bireme.runtime import sync
 from bireme.runtime.plan import VERSION
 from bireme.runtime.skeleton import make_node
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
 
     from bireme.runtime.mountplan import DevicePlan, MountPlan
     from bireme.runtime.plan import LaunchPlan, RootPlan
 
+_OLD_OVERLAY_OPTIONS = (("index", "off"), ("metacopy", "off"), ("redirect_dir", "off"))
 _OVERLAY_OPTIONS = (("index", "off"), ("metacopy", "off"), ("redirect_dir", "nofollow"))
 
 
@@ -123,23 +125,25 @@ def _as_container_root(shifted: bool, uid: int, gid: int, work: Callable[[], int
         capabilities.set_sets(effective, permitted, inheritable)
 
 
-_set_fd_works: bool | None = None
+_by_fd_works: bool | None = None
 
 
 def _mount_overlay(layers: list[int], writable: int, names: tuple[str, str]) -> int:
-    global _set_fd_works
+    """By descriptor; the first failure that may mean an older kernel is tried the other way, and what works stays."""
+    global _by_fd_works
     lowers = layers[:-1] if writable >= 0 else layers
-    if _set_fd_works is not False:
+    if _by_fd_works is not False:
         try:
             made = _mount_overlay_by_fd(lowers, writable, names)
         except SyscallError as error:
-            if _set_fd_works or error.errno != errno.EINVAL:
+            if _by_fd_works or error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
-            _set_fd_works = False
         else:
-            _set_fd_works = True
+            _by_fd_works = True
             return made
-    return _mount_overlay_by_name(lowers, writable, names)
+    made = mount_overlay_aside(lowers, writable, names)
+    _by_fd_works = False
+    return made
 
 
 def _mount_overlay_by_fd(lowers: list[int], writable: int, names: tuple[str, str]) -> int:
@@ -161,19 +165,55 @@ def _mount_overlay_by_fd(lowers: list[int], writable: int, names: tuple[str, str
         fd.close_quietly(context, *opened)
 
 
-def _mount_overlay_by_name(lowers: list[int], writable: int, names: tuple[str, str]) -> int:
-    options: list[tuple[str, str | None]] = [("source", "overlay"), ("lowerdir", ":".join(map(str, lowers)))]
-    if writable >= 0:
-        options += [("upperdir", f"{writable}/{names[0]}"), ("workdir", f"{writable}/{names[1]}")]
-    if len(options[1][1] or "") > 255:
-        raise Invalid(f"{len(lowers)} layers are more than this kernel takes", subject="lowerdir")
-    before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def mount_overlay_aside(lowers: list[int], writable: int, names: tuple[str, str]) -> int:
+    """`_mount_overlay_by_fd` for older kernels: the layers are attached in a helper's mount namespace."""
+
+    def work() -> list[int]:
+        for number, layer in enumerate((*lowers, writable) if writable >= 0 else lowers):
+            os.mkdir(str(number), 0o755)
+            mount.move_mount(layer, mount.AT_FDCWD, str(number))
+        top = len(lowers)
+        options = [f"lowerdir={':'.join(map(str, range(top)))}", *map("=".join, _OLD_OVERLAY_OPTIONS)]
+        if writable >= 0:
+            options += [f"upperdir={top}/{names[0]}", f"workdir={top}/{names[1]}"]
+        os.mkdir("merged", 0o755)
+        mount.mount("overlay", "merged", "overlay", 0, ",".join(options))
+        return [mount.open_tree(mount.AT_FDCWD, "merged")]
+
+    return _in_mount_namespace(work)[0]
+
+
+def _in_mount_namespace(work: Callable[[], list[int]]) -> list[int]:
+    """Run `work` in a child with a mount namespace of its own, in an empty tmpfs; returns the descriptors it made."""
+    ours, theirs = fd.seqpacket_pair()
+    with ours:
+        pid, _ = process.clone3(int(CloneFlags.CLONE_NEWNS))
+        if pid == 0:
+            _work_aside(theirs, work)
+        theirs.close()
+        received = sync.receive_message(ours)
+    process.wait_pid(pid)
+    if received is None:
+        raise Internal("the helper that mounts died", place="mounts")
+    message, made = received
+    if "errno" in message:
+        raise SyscallError(message["errno"], message["call"], message["subject"])
+    return made
+
+
+def _work_aside(sock: socket.socket, work: Callable[[], list[int]]) -> NoReturn:
     try:
-        os.chdir("/proc/self/fd")
-        return mount.new_filesystem("overlay", (*options, *_OVERLAY_OPTIONS))
+        mount.make_private("/")
+        floor = mount.new_filesystem("tmpfs", (("source", "aside"), ("size", "1m"), ("mode", "700")))
+        mount.move_mount(floor, mount.AT_FDCWD, "/", subject="aside")
+        os.fchdir(floor)
+        sync.send_message(sock, {}, work())
+    except SyscallError as error:
+        sync.send_message(sock, {"errno": error.errno, "call": error.call, "subject": error.subject})
+    except OSError as error:
+        sync.send_message(sock, {"errno": error.errno, "call": "helper", "subject": str(error)})
     finally:
-        os.fchdir(before)
-        os.close(before)
+        os._exit(0)
 
 
 def _make_bind(entry: MountPlan, userns: int) -> int:
@@ -241,27 +281,10 @@ def _clone_nodes(home: int, devices: Sequence[DevicePlan], uid: int, gid: int) -
 
 
 def make_devices_aside(devices: Sequence[DevicePlan], uid: int, gid: int) -> list[int]:
-    """`_make_devices` where the kernel clones only what is attached: a child attaches it in a mount namespace of its
-    own and sends the clones."""
-    ours, theirs = fd.seqpacket_pair()
-    with ours:
-        pid, _ = process.clone3(int(CloneFlags.CLONE_NEWNS))
-        if pid == 0:
-            _send_devices(theirs, devices, uid, gid)
-        theirs.close()
-        _, made = fd.recv_fds(ours)
-    process.wait_pid(pid)
-    if len(made) != len(devices):
-        fd.close_quietly(*made)
-        raise Internal("device nodes could not be made", place="devices")
-    return made
+    """`_make_devices` where the kernel clones only what is attached."""
 
+    def work() -> list[int]:
+        home = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return _clone_nodes(home, devices, uid, gid)
 
-def _send_devices(sock: socket.socket, devices: Sequence[DevicePlan], uid: int, gid: int) -> NoReturn:
-    try:
-        mount.make_private("/")
-        home = mount.new_filesystem("tmpfs", (("source", "devices"), ("size", "64k"), ("mode", "700")))
-        mount.move_mount(home, mount.AT_FDCWD, "/")
-        fd.send_fds(sock, b"+", _clone_nodes(home, devices, uid, gid))
-    finally:
-        os._exit(0)
+    return _in_mount_namespace(work)

@@ -160,7 +160,7 @@ def _bind_from_host(source: str, target: str, flags: int) -> None:
 def _mount_cgroups(target: str, flags: int, cgroups: list[procfs.CgroupMount], private: bool) -> None:
     if len(cgroups) == 1 and cgroups[0].version == 2:
         if private:
-            mount.mount("cgroup", target, "cgroup2", flags)
+            _mount_unified(target, flags)
         else:
             _bind_from_host(cgroups[0].path, target, flags)
         return
@@ -178,6 +178,14 @@ def _mount_cgroups(target: str, flags: int, cgroups: list[procfs.CgroupMount], p
             os.symlink(name, f"{target}/{part}")
     if flags & _MS_RDONLY:
         mount.mount(None, target, None, _READ_ONLY_BIND)
+
+
+def _mount_unified(target: str, flags: int) -> None:
+    """Attached by descriptor: mount(2) refuses a file system on top of itself (EBUSY), as where the host's /sys with
+    its cgroups had to be bound."""
+    fd = mount.new_filesystem("cgroup2", (("source", "cgroup"),), flags & 15)
+    mount.move_mount(fd, mount.AT_FDCWD, target)
+    os.close(fd)
 
 
 def _make_readonly(path: str) -> None:

@@ -25,6 +25,7 @@ from bireme.linux.namespaces import KINDS, IdMap
 from bireme.linux.numbers import optional_number
 from bireme.linux.process import CloneFlags
 from bireme.runtime import init, sync
+from bireme.runtime.exec import clone_stage
 from bireme.runtime.mountplan import STOCK, SkeletonPlan
 from bireme.runtime.plan import STOCK_KINDS, LaunchPlan
 from bireme.runtime.skeleton import Skeleton, build, make_dev
@@ -130,9 +131,9 @@ def spawn(request: SpawnRequest, ctl: socket.socket, cgroups: Joiner | None = No
     parent (a zygote); else to the caller. Raises SyscallError when not even the stage can be cloned.
     """
     _known_cgroup_mounts()
-    pid, _ = process.clone3(CloneFlags.CLONE_PARENT if parent else 0)
+    pid, joined = clone_stage(cgroups, request["cgroup"], parent=parent)
     if pid == 0:
-        _stage(request, ctl, cgroups)
+        _stage(request, ctl, None if joined else cgroups)
     return pid
 
 

@@ -49,9 +49,15 @@ MAX_PLAN_BYTES = 16 << 20
 
 
 class Joiner(Protocol):
-    """The part of a cgroup manager that a stage uses: the calling process joins the named cgroup."""
+    """The part of a cgroup manager that a stage needs (linux/cgroup)."""
 
-    def join(self, name: str) -> None: ...
+    def join(self, name: str) -> None:
+        """Move the calling process into the named cgroup: on v1, where it may wait for an RCU grace period."""
+        ...
+
+    def clone_fd(self, name: str) -> int:
+        """A descriptor for a clone straight into it, -1 where that is not possible (v1)."""
+        ...
 
 
 class Reply(TypedDict):
