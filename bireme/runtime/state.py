@@ -19,12 +19,14 @@ import time
 from typing import Any, NamedTuple
 
 from bireme.errors import Conflict, Invalid, NotFound
-from bireme.linux.fd import lock_file
+from bireme.linux.fd import close_quietly, lock_file
 from bireme.oci.runtime_spec import VERSION
 
 DEFAULT_ROOT = "/run/bireme-runtime"
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
-_MAX_ID = 1024
+_MAX_ID = 200
+_GONE = "~"
+"""In the name of a directory that is being removed; no id has it."""
 
 CREATING, CREATED, RUNNING, PAUSED, STOPPED = "creating", "created", "running", "paused", "stopped"
 
@@ -147,15 +149,14 @@ class Container:
         return json.dumps(shown).encode()
 
     def remove(self) -> None:
-        """Take the directory away; files first that make it a container."""
-        for name in ("state.json", "start.sock", "config.json", "lock"):
-            _unlink(f"{self.path}/{name}")
+        """Take the directory away; under its name it is gone at once."""
+        gone = f"{self.path}{_GONE}{os.getpid()}"
         try:
-            for name in os.listdir(self.path):
-                _unlink(f"{self.path}/{name}")
-            os.rmdir(self.path)
+            os.rename(self.path, gone)
         except FileNotFoundError:
             pass
+        else:
+            _remove_directory(gone)
         self.unlock()
 
     def unlock(self) -> None:
@@ -164,9 +165,11 @@ class Container:
             self._lock = -1
 
 
-def _unlink(path: str) -> None:
+def _remove_directory(path: str) -> None:
     try:
-        os.unlink(path)
+        for name in os.listdir(path):
+            os.unlink(f"{path}/{name}")
+        os.rmdir(path)
     except FileNotFoundError:
         pass
 
@@ -182,14 +185,25 @@ def _replace(path: str, data: bytes) -> None:
 
 
 def _lock(path: str) -> int:
-    fd = os.open(f"{path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    lock_file(fd, block=True)
-    return fd
+    """Wait for the lock; once more when the directory was replaced meanwhile."""
+    while True:
+        fd = os.open(f"{path}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            lock_file(fd, block=True)
+            if os.path.samestat(os.fstat(fd), os.stat(f"{path}/lock")):
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
 
 
 def make(root: str, identity: str, bundle: str) -> Container:
     """A new container's directory, locked; Conflict when the name is taken."""
     os.makedirs(root, 0o711, exist_ok=True)
+    for name in os.listdir(root):
+        if _GONE in name:
+            _remove_directory(f"{root}/{name}")
     path = f"{root}/{check_id(identity)}"
     try:
         os.mkdir(path, 0o711)
@@ -214,20 +228,30 @@ def load(root: str, identity: str, *, lock: bool = False) -> Container:
     try:
         if lock:
             held = _lock(path)
+        return Container(root, identity, _read(path), held)
+    except (FileNotFoundError, NotADirectoryError):
+        close_quietly(held)
+        raise NotFound("container does not exist", subject=identity) from None
+
+
+def _read(path: str) -> dict[str, Any]:
+    """state.json; empty when the creator did not come so far, or the file is damaged: such a container is stopped."""
+    try:
         with open(f"{path}/state.json", "rb") as file:
             data = json.loads(file.read())
-    except (FileNotFoundError, NotADirectoryError):
-        if held >= 0:
-            os.close(held)
+    except FileNotFoundError:
         if os.path.isdir(path):
-            return Container(root, identity, {}, _lock(path) if lock else -1)
-        raise NotFound("container does not exist", subject=identity) from None
-    return Container(root, identity, data, held)
+            return {}
+        raise
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}
 
 
 def names(root: str) -> list[str]:
     """Ids of the containers below `root`, sorted."""
     try:
-        return sorted(entry.name for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False))
+        entries = [entry.name for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
+    return sorted(name for name in entries if _GONE not in name)

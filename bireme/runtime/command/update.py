@@ -82,6 +82,6 @@ def parse_size(text: str) -> int:
     unit = text[len(number) :].lower()
     if len(unit) == 2 and unit.endswith("b"):
         unit = unit[0]
-    if unit not in _UNITS or not number.lstrip("-").isdecimal():
+    if unit not in _UNITS or not number.removeprefix("-").isdecimal():
         raise Invalid(f"invalid size {text!r}", place="memory")
     return int(number) << _UNITS[unit]
