@@ -6,14 +6,14 @@ Times and order are fixed: the same images give the same bytes. See archive.py f
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from bireme.errors import Internal, Invalid
 from bireme.image.table import ImageTable
-from bireme.oci.digest import encoded_of
+from bireme.oci.digest import encoded_of, new_hash
 from bireme.oci.image_spec import (
     CONTAINERD_NAME,
     DOCUMENT_MAX_BYTES,
@@ -162,11 +162,25 @@ def _saved(
 
 
 def _write_blob(content: ContentStore, writer: TarWriter, descriptor: Descriptor) -> None:
+    """Copy a blob into the archive, and notice when the disk changed it."""
+    hasher = new_hash(descriptor.digest.partition(":")[0])
+
+    def chunks() -> Iterator[bytes]:
+        while chunk := os.read(fd, _CHUNK):
+            hasher.update(chunk)
+            yield chunk
+
     fd = content.open(descriptor.digest)
     try:
-        if os.fstat(fd).st_size != descriptor.size:
-            raise Internal(f"blob {descriptor.digest} is damaged on disk", subject=descriptor.digest)
-        entry = make_entry(blob_path(descriptor.digest).encode(), size=descriptor.size)
-        writer.add(entry, iter(lambda: os.read(fd, _CHUNK), b""))
+        intact = os.fstat(fd).st_size == descriptor.size
+        if intact:
+            writer.add(make_entry(blob_path(descriptor.digest).encode(), size=descriptor.size), chunks())
+            intact = hasher.hexdigest() == encoded_of(descriptor.digest)
     finally:
         os.close(fd)
+    if not intact:
+        raise Internal(
+            f"blob {descriptor.digest} is damaged on disk",
+            subject=descriptor.digest,
+            hint="remove and load the image again",
+        )

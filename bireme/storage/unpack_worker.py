@@ -1,9 +1,9 @@
 """The process that reads a layer: `python -I -m bireme.storage.unpack_worker REQUEST`, started by unpack.py.
 
-Archives and compressed data are parsed here and nowhere else, after the process has given up what it does not need:
-its root is the target directory, its network is empty, it runs as nobody with the file system identity of root and six
-capabilities, cannot gain more, cannot start processes, has bounded memory, and dies with its parent. Everything it
-uses is imported before, since there are no files to import from afterwards.
+Layers are decoded and parsed here and nowhere else, after the process has given up what it does not need: its root is
+the target directory, its network is empty, it runs as nobody with the file system identity of root and six
+capabilities, cannot gain more, cannot start processes, has bounded memory and time, and dies with its parent.
+Everything it uses is imported before, since there are no files to import from afterwards.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from bireme.storage.tar import TarReader
 _NOBODY = 65534
 _MEMORY_MAX_BYTES = 2 << 30
 _OPEN_FILES_MAX = 256
+_CPU_MAX_S = 3600
 _PROGRESS_BYTES = 4 << 20
 _CAPABILITIES = capabilities.mask_of(
     ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP")
@@ -137,6 +138,7 @@ def _jail(root: int, parent: int) -> None:
     for limit, value in (
         (resource.RLIMIT_AS, _MEMORY_MAX_BYTES),
         (resource.RLIMIT_NOFILE, _OPEN_FILES_MAX),
+        (resource.RLIMIT_CPU, _CPU_MAX_S),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NPROC, 0),
     ):

@@ -348,10 +348,13 @@ path = sys.argv[1]
 db, content = Database.open(path + "/db.sqlite"), ContentStore(path + "/content")
 store = ImageStore(db, content, OverlaySnapshotter(path + "/snapshots"))
 print("ready", flush=True)
-for archive in sys.argv[2:]:
-    with open(archive, "rb") as file:
-        for loaded in store.load(file.read):
-            print(loaded.reference, flush=True)
+for step in sys.argv[2:]:
+    if step.startswith("-"):
+        store.remove(step[1:], False, lambda image_id: [])
+    else:
+        with open(step, "rb") as file:
+            store.load(file.read)
+    print(step, flush=True)
 """
 
 
@@ -365,45 +368,63 @@ def collect_all(root: Root) -> None:
         root.store.collect()
 
 
-def test_kill_at_any_moment_of_a_load(tmp_path: Path) -> None:
-    """What was acknowledged is there, what was not is whole or absent, and one collection cleans the rest."""
-    archives = []
-    for number in range(3):
+def name_of(step: str) -> str:
+    return step[1:] if step.startswith("-") else f"kill{Path(step).name}:1"
+
+
+def run_and_kill(data: Path, steps: Sequence[str], after_s: float) -> int:
+    """Run the steps in a process that is killed after a while; how many it acknowledged."""
+    process = subprocess.Popen([sys.executable, "-c", LOADER, str(data), *steps], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "ready\n"
+        killer = threading.Timer(after_s, process.send_signal, (signal.SIGKILL,))
+        killer.start()
+        done = sum(line.endswith("\n") for line in process.stdout)
+        killer.join()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    return done
+
+
+def test_kill_at_any_moment_of_loads_and_removals(tmp_path: Path) -> None:
+    """What was acknowledged is so, what was not is whole or absent, and one collection cleans the rest."""
+    steps = []
+    for number in range(4):
         layers = [BASE, image.gzipped(*(tar.file(b"%d/%d" % (number, n), os.urandom(3000)) for n in range(60)))]
-        path = tmp_path / f"{number}.tar"
+        path = tmp_path / str(number)
         path.write_bytes(image.docker(layers, [f"kill{number}:1"]))
-        archives.append(str(path))
-    data = tmp_path / "data"
-    for round_number in range(12):
-        data.mkdir(exist_ok=True)
-        process = subprocess.Popen(
-            [sys.executable, "-c", LOADER, str(data), *archives], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        acknowledged = []
-        try:
-            assert process.stdout.readline() == "ready\n"
-            killer = threading.Timer(0.03 * round_number, process.send_signal, (signal.SIGKILL,))
-            killer.start()
-            acknowledged = [line.strip() for line in process.stdout]
-            killer.join()
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
+        steps += [str(path)] if number % 2 else [str(path), f"-kill{number}:1"]
+    for round_number in range(14):
+        data = tmp_path / f"data{round_number}"
+        data.mkdir()
+        done = run_and_kill(data, steps, 0.03 * round_number)
+        expected = {name_of(step) for step in steps[:done] if not step.startswith("-")}
+        expected -= {name_of(step) for step in steps[:done] if step.startswith("-")}
+        under_way = {name_of(step) for step in steps[done : done + 1]}
         root = Root(data, OverlaySnapshotter)
-        names = {name for found in root.store.list() for name in found.references}
-        assert set(acknowledged) <= names
+        images = root.store.list()
+        assert {name for found in images for name in found.references} - under_way == expected - under_way
         collect_all(root)
         root.check()
-        needed = {d for i in root.store.list() for d in (i.id, i.manifest, *(one.digest for one in i.layers))}
-        chains = {chain for i in root.store.list() for chain in i.chain_ids}
-        assert root.left() == (needed, chains, [])
-        if round_number % 3 == 2:
-            for found in root.store.list():
-                root.store.remove(found.id, True, nobody)
-            assert root.left() == (set(), set(), [])
+        needed = {d for i in images for d in (i.id, i.manifest, *(one.digest for one in i.layers))}
+        assert root.left() == (needed, {chain for i in images for chain in i.chain_ids}, [])
+        for found in images:
+            root.store.remove(found.id, True, nobody)
+        root.store.collect()
+        assert root.left() == (set(), set(), [])
         root.db.close()
+
+
+def test_a_damaged_blob_is_noticed(root: Root) -> None:
+    load(root, ARCHIVES["docker"])
+    found = root.store.resolve("test:1")
+    with open(root.content.path(found.layers[0].digest), "r+b") as file:
+        file.write(b"x")
+    with pytest.raises(BiremeError, match="damaged"):
+        root.store.save(["test:1"], lambda data: None)
 
 
 def wait_worker() -> int:
