@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from bireme.linux.poll import Loop
     from bireme.supervisor.children import Children
 
-_STEADY_S = 10.0
-_MAX_DELAY_S = 5.0
+_STEADY_S = 1.0
+_MAX_DELAY_S = 1.0
 _SEND_PATIENCE_S = 10.0
 
 
