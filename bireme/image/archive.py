@@ -34,8 +34,8 @@ from bireme.oci.image_spec import (
 )
 from bireme.oci.platform import Platform, can_run, normalize
 from bireme.oci.reference import Reference, parse_reference
-from bireme.storage.codec import decode
 from bireme.storage.content import ContentStore
+from bireme.storage.decode import decoded
 from bireme.storage.gc import Lease
 from bireme.storage.layer import shown, split
 from bireme.storage.tar import Entry, Kind, TarReader
@@ -73,7 +73,11 @@ class ArchiveReader:
 
     def read(self, read: Callable[[int], bytes], progress: OnProgress) -> list[Recipe]:
         """The recipes of all images of an archive, plain or compressed, that `read(n)` delivers. Invalid when bad."""
-        archive = TarReader(decode(read))
+        with decoded(read) as chunks:
+            self._members(TarReader(chunks), progress)
+        return self._recipes()
+
+    def _members(self, archive: TarReader, progress: OnProgress) -> None:
         for entry in archive:
             if archive.entries > _FILES_MAX:
                 raise Invalid(f"archive has more than {_FILES_MAX} members")
@@ -84,7 +88,6 @@ class ArchiveReader:
                 self._alias(path, entry)
             elif entry.kind is not Kind.DIRECTORY:
                 raise Invalid(f"archive has a {entry.kind.value}", subject=path[:200])
-        return self._recipes()
 
     def _file(self, path: str, entry: Entry, archive: TarReader, progress: OnProgress) -> None:
         if entry.extents is not None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from bireme.errors import BiremeError, Internal, Invalid
 from bireme.linux import mount
 from bireme.storage.codec import _zstd
+from bireme.storage.decode import decoded
 from bireme.storage.overlay import OverlaySnapshotter
 from bireme.storage.tarwalk import write_tree
 from bireme.storage.unpack import Unpacked, unpack
@@ -225,10 +227,10 @@ def test_layers_merge_as_the_kernel_sees_them(snapshotter: OverlaySnapshotter, t
 
 PROBE = """
 import json, os, socket, sys
-from bireme.storage import unpack_worker
+from bireme.storage import jail
 from bireme.linux import capabilities
 root = os.open(sys.argv[1], os.O_RDONLY)
-unpack_worker._jail(root, os.getppid())
+jail.enter(root, os.getppid(), capabilities.mask_of(sys.argv[2:]))
 found = {}
 def attempt(name, call):
     try:
@@ -255,15 +257,22 @@ os._exit(0)
 """
 
 
-def test_the_jail_holds(tmp_path: Path) -> None:
-    target = tmp_path / "target"
+KEPT = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP"]
+
+
+def probe(target: Path, *kept: str) -> dict[str, object]:
     target.mkdir()
     (target / "mine").write_text("")
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, target], capture_output=True, check=False, stdin=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-c", PROBE, str(target), *kept]
+    done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr.decode()
-    found = json.loads(done.stdout)
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def test_the_jail_holds(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    found = probe(target, *KEPT)
     assert found == {
         "list": "allowed",
         "host file": "refused",
@@ -276,11 +285,18 @@ def test_the_jail_holds(tmp_path: Path) -> None:
         "setuid": "refused",
         "chown": "allowed",
         "mknod": "allowed",
-        "caps": ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP"],
+        "caps": KEPT,
         "bounding": 0,
         "uid": 65534,
     }
     assert (target / "mine").stat().st_uid == 5
+
+
+def test_the_jail_of_a_decoder_allows_nothing(tmp_path: Path) -> None:
+    found = probe(tmp_path / "target")
+    assert (found.pop("caps"), found.pop("bounding"), found.pop("uid")) == ([], 0, 65534)
+    assert found.pop("list") == "allowed"
+    assert set(found.values()) == {"refused"}
 
 
 def test_a_dead_worker_is_an_error_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,3 +314,40 @@ def test_errors_carry_the_entry(snapshotter: OverlaySnapshotter, tmp_path: Path)
     with pytest.raises(BiremeError) as caught:
         run(tar.archive(tar.file(b"ok"), tar.file(b"../bad")), root.upper, tmp_path)
     assert caught.value.subject == "../bad"
+
+
+@pytest.mark.parametrize("most", [1000, 1 << 20])
+@pytest.mark.parametrize("size", [0, 1, 3 << 20])
+def test_decoding_in_a_worker(size: int, most: int) -> None:
+    content = os.urandom(size // 2) + bytes(size - size // 2)
+    for data in (content, tar.compressed(content), _zstd().compress(content)):
+        with decoded(tar.reader(data, most)) as chunks:
+            assert b"".join(iter(chunks, b"")) == content
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[:-9], lambda d: d + b"garbage", lambda d: d[:-6] + b"\xff" + d[-5:]])
+def test_damage_is_told_by_the_decoding_worker(damage: Callable[[bytes], bytes]) -> None:
+    data = damage(tar.compressed(os.urandom(100_000)))
+    with pytest.raises(Invalid, match="gzip"), decoded(tar.reader(data)) as chunks:
+        list(iter(chunks, b""))
+
+
+def test_a_reader_may_stop_anywhere() -> None:
+    data = tar.compressed(bytes(64 << 20))
+    with decoded(tar.reader(data)) as chunks:
+        assert chunks()
+    with pytest.raises(ZeroDivisionError), decoded(lambda count: data[:count] if count < 100 else 1 // 0) as chunks:
+        list(iter(chunks, b""))
+
+
+def test_a_killed_decoding_worker_is_an_error() -> None:
+    data = tar.compressed(os.urandom(1 << 20))
+
+    def read(count: int) -> bytes:
+        if count > 100:
+            (child,) = [c for t in Path("/proc/self/task").iterdir() for c in (t / "children").read_text().split()]
+            os.kill(int(child), signal.SIGKILL)
+        return data[:count]
+
+    with pytest.raises(Internal, match="signal 9"), decoded(read) as chunks:
+        list(iter(chunks, b""))
