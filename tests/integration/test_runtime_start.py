@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -12,9 +13,10 @@ from typing import Any
 import pytest
 
 from bireme.errors import Denied, NotFound, Unsupported
+from bireme.linux import process
 from bireme.linux.libc import SyscallError
-from bireme.runtime import defaults, outside
-from bireme.runtime.plan import plan_launch
+from bireme.runtime import defaults, launch, outside
+from bireme.runtime.plan import plan_exec, plan_launch
 from bireme.runtime.sync import StartFailed
 from tests.support.container import Host
 
@@ -265,6 +267,45 @@ def test_mounts_over_hostile_links_stay_inside(host: Host, tmp_path: Path) -> No
     assert (outside / "hosts").read_text() == "untouched"
 
 
+def test_hostile_users_files_neither_hang_nor_lead_out(host: Host, tmp_path: Path) -> None:
+    outside_file = tmp_path / "passwd"
+    outside_file.write_text("evil:x:0:0::/:/bin/sh\n")
+    for number, make in enumerate(
+        (
+            lambda p: os.mkfifo(p),
+            lambda p: p.symlink_to(f"../../../../../../..{outside_file}"),
+            lambda p: p.symlink_to("/proc/1/environ"),
+            lambda p: p.mkdir(),
+            lambda p: p.symlink_to("passwd"),
+        )
+    ):
+        extra = host.layer()
+        (extra / "etc").mkdir()
+        make(extra / "etc/passwd")
+        with pytest.raises(StartFailed, match="unable to find user evil"):
+            host.start("true", user="evil", root=host.root(extra))
+        assert host.run("true", user="7", root=host.root(extra)).code == 0, number
+
+
+def test_tmpfs_and_devices_over_hostile_links_stay_inside(host: Host, tmp_path: Path) -> None:
+    target = tmp_path / "outside"
+    target.mkdir()
+    extra = host.layer()
+    (extra / "scratch").symlink_to(f"../../../../../../..{target}")
+    (extra / "node").symlink_to(f"../../../../../../..{target}/node")
+
+    def change(config: Any) -> None:
+        config["mounts"].append({"destination": "/scratch/in", "type": "tmpfs", "source": "tmpfs", "options": []})
+
+    def device(config: Any) -> None:
+        config["linux"]["devices"] = [{"path": "/node", "type": "c", "major": 1, "minor": 3}]
+
+    for edit in (change, device):
+        with pytest.raises(StartFailed):
+            host.start("true", root=host.root(extra), change=edit)
+    assert os.listdir(target) == []
+
+
 def _bind(source: Path | str, target: str, *options: str) -> dict[str, Any]:
     return {"destination": target, "type": "bind", "source": str(source), "options": ["rbind", *options]}
 
@@ -448,6 +489,31 @@ def test_exec_enters_everything(host: Host) -> None:
             running.exec("true", user="ghost")
     finally:
         running.close()
+
+
+def test_exec_with_a_terminal(host: Host) -> None:
+    running = host.start("sleep", "1000")
+    process_fields: Any = dict(defaults.default_config(["sh", "-c", "tty; stty size; exit 5"])["process"])
+    process_fields |= {"terminal": True, "consoleSize": {"height": 20, "width": 70}}
+    started = launch.launch_exec(plan_exec(process_fields, user="kim"), running.plan, running.pid, [])
+    try:
+        text = b""
+        with contextlib.suppress(OSError):
+            while data := os.read(started.console, 4096):
+                text += data
+        ended = process.wait_pidfd(started.pidfd)
+    finally:
+        os.close(started.console)
+        os.close(started.pidfd)
+    assert text.decode().split() == ["/dev/pts/0", "20", "70"]
+    assert ended is not None
+    assert ended.code == 5
+
+
+def test_exec_in_a_directory_that_is_not_there(host: Host) -> None:
+    running = host.start("sleep", "1000")
+    with pytest.raises(StartFailed, match=r"chdir to cwd .* no such file or directory"):
+        running.exec("true", cwd="/not/there")
 
 
 def test_the_hosts_user_namespace(host: Host) -> None:
