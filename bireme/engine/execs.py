@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 
@@ -24,6 +25,7 @@ class ExecRecord:
 
     __slots__ = (
         "detach_keys",
+        "ending",
         "exit_code",
         "finished_at_ns",
         "id",
@@ -59,6 +61,7 @@ class ExecRecord:
         self.exit_code: int | None = None
         self.pid = 0
         self.finished_at_ns = 0
+        self.ending: asyncio.Task[None] | None = None
 
 
 class Execs:
@@ -117,7 +120,7 @@ class Execs:
             record.finished_at_ns = time.time_ns()
             raise
         record.running, record.pid = True, begun.pid
-        self._tasks.spawn(self._finish(record, driver), "exec")
+        record.ending = self._tasks.spawn(self._finish(record, driver), "exec")
         self._instances.publish(instance, "exec_start: " + " ".join(record.process.args), execID=record.id)
         if not detach:
             return begun.streams
@@ -138,6 +141,12 @@ class Execs:
             self._records.pop(record.id, None)
             return
         self._instances.publish(instance, "exec_die", execID=record.id, exitCode=str(status.code))
+
+    async def wait(self, identity: str) -> None:
+        """Until it has ended and its exit code is there to be asked for; at once when it was never started."""
+        ending = self.find(identity).ending
+        if ending is not None:
+            await asyncio.wait([ending])
 
     async def resize(self, identity: str, rows: int, columns: int) -> None:
         record = self.find(identity)

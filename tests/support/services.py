@@ -7,9 +7,11 @@ the docker CLI can run against it. Commands run as they are, found on the test's
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pty
 import secrets
+import select
 import signal as signals
 import socket
 import time
@@ -218,7 +220,10 @@ class FakeInstances:
 
     def _kill(self, instance: FakeInstance, number: int) -> None:
         if instance.process is not None and instance.process.returncode is None:
-            os.killpg(instance.process.pid, number)
+            for kill in (os.killpg, os.kill):
+                with contextlib.suppress(ProcessLookupError):
+                    kill(instance.process.pid, number)
+                    return
 
     async def pause(self, reference: str) -> None:
         instance = self.find(reference)
@@ -305,6 +310,7 @@ class FakeExec:
         self.exit_code: int | None = None
         self.pid = 0
         self.size = (0, 0)
+        self.ending: asyncio.Task[None] | None = None
 
 
 class FakeExecs:
@@ -352,7 +358,7 @@ class FakeExecs:
             for fd in (stdin_r, out_w, err_w, *([slave] if slave >= 0 else [])):
                 os.close(fd)
         record.running, record.pid = True, process.pid
-        self._services.tasks.spawn(self._finish(record, process), "exec")
+        record.ending = self._services.tasks.spawn(self._finish(record, process), "exec")
         if slave >= 0 or detach:
             for fd in (stdin_w, out_r, err_r):
                 os.close(fd)
@@ -365,6 +371,11 @@ class FakeExecs:
     async def _finish(self, record: FakeExec, process: asyncio.subprocess.Process) -> None:
         record.exit_code = await process.wait()
         record.running = False
+
+    async def wait(self, identity: str) -> None:
+        ending = self.find(identity).ending
+        if ending is not None:
+            await asyncio.wait([ending])
 
     async def resize(self, identity: str, rows: int, columns: int) -> None:
         self.find(identity).size = (rows, columns)
@@ -570,10 +581,14 @@ class FakeServices:
 
 
 def _read(fd: int) -> bytes:
-    try:
-        return os.read(fd, 65536)
-    except OSError:
-        return b""
+    """Some bytes, b"" at the end (EIO of a terminal); others may have made the descriptor non-blocking."""
+    while True:
+        try:
+            return os.read(fd, 65536)
+        except BlockingIOError:
+            select.select([fd], [], [], 0.1)
+        except OSError:
+            return b""
 
 
 async def launch(
@@ -581,7 +596,7 @@ async def launch(
 ) -> asyncio.subprocess.Process:
     command = ["setsid", "-c", *args] if terminal else list(args)
     return await asyncio.create_subprocess_exec(
-        *command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True
+        *command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=not terminal
     )
 
 

@@ -118,7 +118,14 @@ async def start_exec(
     if size != (0, 0):
         await services.execs.resize(record.id, *size)
     session = _exec_session(services, record, streams, terminal)
-    return Hijack(session.run, _discard(services, session), kind)
+
+    async def run(raw: RawStream) -> None:
+        """Clients ask for the exit code as soon as the connection ends: it must be known by then."""
+        await session.run(raw)
+        if not raw.gone and not session.detached:
+            await services.execs.wait(record.id)
+
+    return Hijack(run, _discard(services, session), kind)
 
 
 def _exec_session(services: Services, record: Exec, streams: Streams, terminal: bool) -> Session:
