@@ -24,15 +24,14 @@ class Networks:
         self._drop = drop
 
     def check(self, instance: Instance) -> None:
-        """Raise for a network this engine does not have or options it cannot honour."""
+        """Raise for what this engine cannot do. An unknown name is found out at start, as in Docker: its client takes
+        a "not found" of create for a missing image and pulls."""
         mode = instance.spec.network.name
         if mode in ("none", "host"):
             return
         if mode.startswith("container:"):
             raise Unsupported("joining another container's network is not supported yet", subject=mode)
-        if mode != "bridge":
-            raise NotFound(f"network {mode} not found", subject=mode)
-        if self.bridge is None:
+        if mode == "bridge" and self.bridge is None:
             raise Unsupported("the default bridge network is disabled in this engine", hint="use --network none")
 
     @property
@@ -42,8 +41,10 @@ class Networks:
     def take(self, instance: Instance) -> tuple[Endpoint, ...]:
         """The endpoints for a start; give them back with `give_back`."""
         request = instance.spec.network
-        if request.name != "bridge":
+        if request.name in ("none", "host"):
             return ()
+        if request.name != "bridge":
+            raise NotFound(f"network {request.name} not found", subject=request.name)
         if self.bridge is None:
             raise Unsupported("the default bridge network is disabled in this engine")
         return (self.bridge.allocate(instance.id, request.address, request.mac),)

@@ -277,7 +277,7 @@ def _device(host_path: str, path: str) -> Device:
     }
 
 
-_NOT_SHARED = frozenset({"pts", "shm", "mqueue", "fd", "console", *(name for name, _, _ in defaults.DEVICES)})
+_NOT_SHARED = frozenset({"pts", "shm", "mqueue", "fd", "console", "ptmx", *(name for name, _, _ in defaults.DEVICES)})
 
 
 def host_devices() -> list[Device]:

@@ -214,11 +214,19 @@ class SupervisorLink:
 
 def start_error(refused: LaunchRefused, command: str) -> BiremeError:
     """Docker's error for a launch that failed in `stage`: 127 not found, 126 not executable, else 128."""
-    text = f"failed to create task for container: unable to start container process: {refused.error.message}"
+    text = f"failed to create task for container: unable to start container process: {_told(refused)}"
     exit_code = 128
     if refused.stage == "exec":
         exit_code = 127 if refused.errno == 2 else 126
     return StartError(text, exit_code, subject=command, place=refused.stage, hint=refused.error.hint)
+
+
+def _told(refused: LaunchRefused) -> str:
+    """The child's own words; with the stage and the subject where those would say nothing."""
+    message, subject = refused.error.message, refused.error.subject
+    if refused.stage in ("exec", "user", "cwd") or (subject and subject in message):
+        return message
+    return f"{refused.stage}: {subject}: {message}" if subject else f"{refused.stage}: {message}"
 
 
 def read_and_close(fd: int, limit: int) -> bytes:

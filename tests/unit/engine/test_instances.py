@@ -110,8 +110,10 @@ def test_refused_creates_leave_nothing(tmp_path: pathlib.Path) -> None:
             await e.instances.create(spec().__class__(image="absent", process=spec().process), "x1")
         with pytest.raises(Invalid, match="isolation qemu is not available"):
             await e.instances.create(spec(isolation="qemu"), "x2")
+        await e.instances.create(spec(network=NetworkRequest(name="absent")), "x3")
         with pytest.raises(NotFound, match="network absent not found"):
-            await e.instances.create(spec(network=NetworkRequest(name="absent")), "x3")
+            await e.instances.start("x3")
+        await e.instances.remove("x3")
         with pytest.raises(Unsupported):
             await e.instances.create(spec(network=NetworkRequest(name="container:x")), "x4")
         await e.tidier.wait_idle()
