@@ -33,7 +33,7 @@ def test_a_shell(engine: RunningEngine) -> None:
         terminal.screen = b""
         terminal.type(b"while [ \"$(stty size)\" != '40 132' ]; do sleep 0.05; done; echo resi''zed\r")
         terminal.expect(b"resized\r\n")
-        terminal.type(b"echo sle''eping; sleep 600\r")
+        terminal.type(b"sh -c \"echo sle''eping; exec sleep 600\"\r")
         terminal.expect(b"sleeping\r\n")
         terminal.type(b"\x03")
         terminal.expect(b"^C")
