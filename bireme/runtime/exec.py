@@ -1,21 +1,23 @@
 """One more process in a running container.
 
-The stage (E1) joins the cgroup and all namespaces at once through the init's pidfd; since a pid namespace counts for
-children only, it clones E2 with CLONE_PARENT, so that the starter is the parent, and exits. E2 waits for its plan on
-ctl (see sync.py) and becomes the program. The zygote sees the request, never the environment.
+A pid namespace is entered by cloning, so the caller enters it for the moment of the clone (setns changes it for
+children only, and going back is legal). The child joins the cgroup and all other namespaces at once through the init's
+pidfd, waits for its plan on ctl (see sync.py) and becomes the program. The zygote sees the request, never the
+environment.
 """
 
 from __future__ import annotations
 
-import gc
 import os
 from typing import TYPE_CHECKING, NoReturn, TypedDict
 
+from bireme.errors import BiremeError
 from bireme.linux import fd as fds
 from bireme.linux import namespaces, process
 from bireme.linux.namespaces import KINDS
 from bireme.linux.process import CloneFlags
 from bireme.runtime import identity, init, sync
+from bireme.runtime.cloning import clone_into
 
 if TYPE_CHECKING:
     import socket
@@ -31,61 +33,66 @@ class ExecRequest(TypedDict):
     namespaces: list[str]
 
 
+_own: list[int] = []
+
+
+def own_pid_namespace() -> int:
+    """A descriptor of the caller's pid namespace, opened once."""
+    if not _own:
+        _own.append(namespaces.open_namespace("self", "pid"))
+    return _own[0]
+
+
 def spawn_exec(
     request: ExecRequest, ctl: socket.socket, pidfd: int, cgroups: Joiner | None = None, *, parent: bool = True
 ) -> int:
-    """Clone the stage of an exec into the container whose init is `pidfd`; returns the stage's pid (parent reaps).
+    """Clone a child into the container whose init is `pidfd`; what goes wrong is reported on `ctl`, its end.
 
-    `ctl` is the child's end, `parent` as for spare.spawn. The caller closes ctl and pidfd afterwards.
+    The caller closes ctl and pidfd afterwards; `parent` as for spare.spawn. Always 0: there is no stage to reap.
     """
-    pid, joined = clone_stage(cgroups, request["cgroup"], parent=parent)
-    if pid == 0:
-        _stage(request, ctl, pidfd, None if joined else cgroups)
-    return pid
-
-
-def clone_stage(cgroups: Joiner | None, cgroup: str, *, parent: bool) -> tuple[int, bool]:
-    """Clone, where the kernel can straight into the cgroup: the pid (0 in the child), and whether it is in it."""
-    flags = CloneFlags.CLONE_PARENT if parent else 0
-    directory = cgroups.clone_fd(cgroup) if cgroups is not None and cgroup else -1
+    progress = init.Progress("namespaces")
+    child_pidfd = -1
     try:
-        pid, _ = process.clone3(flags, cgroup_fd=directory)
+        home = own_pid_namespace()
+        flags = int(CloneFlags.CLONE_PARENT) if parent else 0
+        entered = "pid" in request["namespaces"]
+        if entered:
+            namespaces.setns(pidfd, CloneFlags.CLONE_NEWPID, subject="the container's pid namespace")
+        try:
+            progress.stage = "clone"
+            pid, child_pidfd, joined = clone_into(cgroups, request["cgroup"], flags)
+            if pid == 0:
+                _child(request, ctl, pidfd, None if joined else cgroups)
+        finally:
+            if entered:
+                namespaces.setns(home, CloneFlags.CLONE_NEWPID, subject="our own pid namespace")
+        sync.send_message(ctl, {"m": "child", "pid": pid}, [child_pidfd])
+    except (OSError, BiremeError) as error:
+        init.report(ctl, progress.stage, error)
     finally:
-        fds.close_quietly(directory)
-    return pid, directory >= 0
+        fds.close_quietly(child_pidfd)
+    return 0
 
 
-def _stage(request: ExecRequest, ctl: socket.socket, pidfd: int, cgroups: Joiner | None) -> NoReturn:
+def _child(request: ExecRequest, ctl: socket.socket, pidfd: int, cgroups: Joiner | None) -> NoReturn:
     progress = init.Progress("cgroup")
     try:
         process.set_dumpable(False)
-        gc.disable()
         if cgroups is not None and request["cgroup"]:
             cgroups.join(request["cgroup"])
         progress.stage = "namespaces"
         flags = 0
         for kind in request["namespaces"]:
-            flags |= KINDS[kind]
+            if kind != "pid":
+                flags |= KINDS[kind]
         namespaces.setns(pidfd, flags, subject="the container's namespaces")
-        pid, child_pidfd = process.clone3(CloneFlags.CLONE_PARENT, pidfd=True)
-        if pid == 0:
-            _child(request, ctl)
-        sync.send_message(ctl, {"m": "child", "pid": pid}, [child_pidfd])
-    except BaseException as error:
-        init.report(ctl, progress.stage, error)
-        os._exit(1)
-    os._exit(0)
-
-
-def _child(request: ExecRequest, ctl: socket.socket) -> NoReturn:
-    progress = init.Progress("exec start")
-    try:
         fds.close_all_but([ctl.fileno()])
         init.reset_signals()
-        process.set_dumpable(False)
         if "user" in request["namespaces"]:
             process.set_ids(0, 0)
+        process.set_dumpable(False)
         os.setsid()
+        progress.stage = "exec start"
         started = sync.receive_message(ctl)
         if started is None:
             os._exit(0)

@@ -216,9 +216,10 @@ def launch_exec(
 
 def _await_child(ctl: socket.socket, stage: int) -> tuple[int, int]:
     received = read_reply(ctl)
-    process.wait_pid(stage)
+    if stage:
+        process.wait_pid(stage)
     if received is None:
-        raise Internal("the stage of a start died", place="stage")
+        raise Internal("the child of a start died", place="clone")
     reply, files = received
     raise_if_error(reply)
     return reply["pid"], files[0]

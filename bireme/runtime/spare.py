@@ -1,10 +1,11 @@
-"""From a clone to a child that waits for its plan: the stage (P1) and the first half of the child (P2).
+"""From a clone to a child that waits for its plan.
 
-`spawn` is called by the zygote for spares and by whoever starts on the cold path; sync.py draws the dialogue. The
-process is cloned twice, because three things have to be done from outside the child's user namespace, yet not by the
-zygote, which would make everybody wait: joining the cgroups (a write may wait for an RCU grace period), making device
-nodes, writing the id maps. Both clones are CLONE_PARENT when the zygote asks for it: the supervisor is then the parent
-of both and reaps them.
+`spawn` is called by the zygote for spares and by whoever starts on the cold path; sync.py draws the dialogue. Three
+things need rights outside the child's user namespace and are done by the caller around the clone, in well under a
+millisecond: the device nodes of /dev, the id maps, and naming the child to the starter. The rest is the child's own
+affair, so that nobody waits for it: joining the cgroups (on v1 a write may wait 10 ms for an RCU grace period), the
+loopback device, the skeleton. Only a container that joins namespaces of others by path needs a stage in between, a
+process that enters them first. With CLONE_PARENT the supervisor is the parent of all of them and reaps.
 
 The child never returns from `spawn`. Everything it will run is imported before (`warm`): after the change of root no
 import works. It is not dumpable until exec and was forked before any plan was known here.
@@ -14,18 +15,18 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 from typing import TYPE_CHECKING, NoReturn, NotRequired, TypedDict
 
-from bireme.errors import Internal
+from bireme.errors import BiremeError, Internal
 from bireme.linux import fd as fds
 from bireme.linux import namespaces, netlink, process, procfs, seccomp
 from bireme.linux.libc import SyscallError, syscall
 from bireme.linux.namespaces import KINDS, IdMap
 from bireme.linux.numbers import optional_number
 from bireme.linux.process import CloneFlags
+from bireme.runtime import exec as exec_stage
 from bireme.runtime import init, sync
-from bireme.runtime.exec import clone_stage
+from bireme.runtime.cloning import clone_into
 from bireme.runtime.mountplan import STOCK, SkeletonPlan
 from bireme.runtime.plan import STOCK_KINDS, LaunchPlan
 from bireme.runtime.skeleton import Skeleton, build, make_dev
@@ -110,7 +111,9 @@ _cgroup_mounts: list[procfs.CgroupMount] = []
 def warm() -> None:
     """Settle what children would otherwise each do again: the default filter, mounts to show, garbage. Call it last,
     before the first `spawn` of a zygote; collecting is off afterwards (a collection writes to every page)."""
+    process.set_dumpable(False)
     seccomp.default_program()
+    exec_stage.own_pid_namespace()
     _known_cgroup_mounts()
     init.warm()
     gc.collect()
@@ -125,63 +128,82 @@ def _known_cgroup_mounts() -> list[procfs.CgroupMount]:
 
 
 def spawn(request: SpawnRequest, ctl: socket.socket, cgroups: Joiner | None = None, *, parent: bool = True) -> int:
-    """Clone the stage, which clones the child; returns the stage's pid, to be reaped by the parent.
+    """Clone the child; what goes wrong is reported on `ctl`, the child's end, which the caller closes afterwards.
 
-    `ctl` is the child's end of the dialogue; the caller closes it afterwards. `parent`: both belong to the caller's
-    parent (a zygote); else to the caller. Raises SyscallError when not even the stage can be cloned.
+    `parent`: the child belongs to the caller's parent (a zygote), else to the caller. Returns the pid of a stage that
+    the same parent has to reap, 0 when none was needed.
     """
     _known_cgroup_mounts()
-    pid, joined = clone_stage(cgroups, request["cgroup"], parent=parent)
-    if pid == 0:
-        _stage(request, ctl, None if joined else cgroups)
-    return pid
+    progress = init.Progress("clone")
+    try:
+        if any(request["namespaces"].values()):
+            pid, _ = process.clone3(CloneFlags.CLONE_PARENT if parent else 0)
+            if pid == 0:
+                _stage(request, ctl, cgroups)
+            return pid
+        progress.stage = "dev"
+        _clone_child(request, ctl, _make_dev(request), cgroups, progress, parent=parent)
+    except (OSError, BiremeError) as error:
+        init.report(ctl, progress.stage, error)
+    return 0
 
 
 _REPORTED = 1
 
 
 def _stage(request: SpawnRequest, ctl: socket.socket, cgroups: Joiner | None) -> NoReturn:
-    """P1. Errors are reported on ctl; never returns."""
+    """Enters the namespaces that exist, so that the caller need not, and clones from there; never returns."""
     progress = init.Progress("stage")
     try:
         process.set_dumpable(False)
-        gc.disable()
-        _clone_child(request, ctl, cgroups, progress)
+        progress.stage = "cgroup"
+        if cgroups is not None and request["cgroup"]:
+            cgroups.join(request["cgroup"])
+        progress.stage = "dev"
+        dev = _make_dev(request)
+        progress.stage = "namespaces"
+        _join_by_path(request["namespaces"])
+        _clone_child(request, ctl, dev, None, progress, parent=True)
     except BaseException as error:
         init.report(ctl, progress.stage, error)
         os._exit(_REPORTED)
     os._exit(0)
 
 
-def _clone_child(request: SpawnRequest, ctl: socket.socket, cgroups: Joiner | None, progress: init.Progress) -> None:
-    progress.stage = "cgroup"
-    if cgroups is not None and request["cgroup"]:
-        cgroups.join(request["cgroup"])
-    progress.stage = "dev"
-    dev = make_dev(request["skeleton"] or STOCK, request["uid"], request["gid"])
-    hierarchies = _cgroup_mounts if "cgroup" in request["namespaces"] else procfs.cgroup_mounts()
-    progress.stage = "namespaces"
-    _join_by_path(request["namespaces"])
-    flags = int(CloneFlags.CLONE_PARENT)
-    for kind, path in request["namespaces"].items():
-        if not path:
-            flags |= KINDS[kind]
+def _make_dev(request: SpawnRequest) -> int:
+    return make_dev(request["skeleton"] or STOCK, request["uid"], request["gid"])
+
+
+def _clone_child(
+    request: SpawnRequest,
+    ctl: socket.socket,
+    dev: int,
+    cgroups: Joiner | None,
+    progress: init.Progress,
+    *,
+    parent: bool,
+) -> None:
+    """Clone, write the id maps, tell the starter, let the child go. Closes `dev`."""
     reader, writer = os.pipe()
-    pid, pidfd = process.clone3(flags, pidfd=True)
-    if pid == 0:
-        os.close(writer)
-        _child(request, ctl, reader, dev, hierarchies)
-    progress.stage = "id maps"
+    pidfd = -1
     try:
+        progress.stage = "clone"
+        flags = int(CloneFlags.CLONE_PARENT) if parent else 0
+        for kind, path in request["namespaces"].items():
+            if not path and kind != "cgroup":
+                flags |= KINDS[kind]
+        pid, pidfd, joined = clone_into(cgroups, request["cgroup"], flags)
+        if pid == 0:
+            _child(request, ctl, (reader, writer), dev, None if joined else cgroups)
+        progress.stage = "id maps"
         if request["uid_maps"]:
             uids = [IdMap(*row) for row in request["uid_maps"]]
             gids = [IdMap(*row) for row in request["gid_maps"]]
             namespaces.write_id_maps(pid, uids, gids)
         sync.send_message(ctl, {"m": "child", "pid": pid}, [pidfd])
         os.write(writer, b"+")
-    except BaseException:
-        process.pidfd_send_signal(pidfd, signal.SIGKILL)
-        raise
+    finally:
+        fds.close_quietly(dev, reader, writer, pidfd)
 
 
 _JOIN_ORDER = ("net", "ipc", "uts", "cgroup", "pid", "time", "user")
@@ -204,15 +226,16 @@ def _open_namespace(path: str) -> int:
 
 
 def _child(
-    request: SpawnRequest, ctl: socket.socket, go: int, dev: int, hierarchies: list[procfs.CgroupMount]
+    request: SpawnRequest, ctl: socket.socket, go: tuple[int, int], dev: int, cgroups: Joiner | None
 ) -> NoReturn:
-    """P2. Prepares, parks, and becomes the container's first process."""
+    """Prepares, parks, and becomes the container's first process."""
     progress = init.Progress("prepare")
     try:
-        if os.read(go, 1) != b"+":
+        process.set_dumpable(False)
+        os.close(go[1])
+        if os.read(go[0], 1) != b"+":
             os._exit(_REPORTED)
-        os.close(go)
-        kept = _prepare(request, ctl, dev, hierarchies, progress)
+        kept = _prepare(request, ctl, dev, cgroups, progress)
         sync.send_message(ctl, {"m": "ready"})
         progress.stage = "start"
         started = sync.receive_message(ctl)
@@ -226,13 +249,10 @@ def _child(
 
 
 def _prepare(
-    request: SpawnRequest,
-    ctl: socket.socket,
-    dev: int,
-    hierarchies: list[procfs.CgroupMount],
-    progress: init.Progress,
+    request: SpawnRequest, ctl: socket.socket, dev: int, cgroups: Joiner | None, progress: init.Progress
 ) -> init.Kept:
     wanted = request["namespaces"]
+    hierarchies = _join_cgroup(request, cgroups, progress)
     fds.close_all_but([ctl.fileno(), dev])
     init.reset_signals()
     progress.stage = "ids"
@@ -252,6 +272,19 @@ def _prepare(
     progress.stage = "skeleton"
     skeleton: Skeleton = build(request["skeleton"] or STOCK, dev, hierarchies, cgroup_private="cgroup" in wanted)
     return init.Kept(skeleton, rtnetlink)
+
+
+def _join_cgroup(request: SpawnRequest, cgroups: Joiner | None, progress: init.Progress) -> list[procfs.CgroupMount]:
+    """Join, then make the cgroup namespace: its root is where the process is. Before the ids change, since the files
+    belong to root outside. Returns the hierarchies to show."""
+    progress.stage = "cgroup"
+    if cgroups is not None and request["cgroup"]:
+        cgroups.join(request["cgroup"])
+    if "cgroup" not in request["namespaces"]:
+        return procfs.cgroup_mounts()
+    if not request["namespaces"]["cgroup"]:
+        namespaces.unshare(CloneFlags.CLONE_NEWCGROUP)
+    return _cgroup_mounts
 
 
 def _wait_for_hooks(ctl: socket.socket) -> None:

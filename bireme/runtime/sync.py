@@ -1,24 +1,27 @@
 """The dialogue between whoever starts a container and the process that becomes it.
 
-    starter (supervisor, bireme-runtime)      stage (P1)                  child (P2, becomes init)
-      spawn(request, ctl) ------------------> joins cgroups, makes /dev,
-                                              joins namespaces by path,
-                                              clones P2 ----------------> waits on a pipe
-                          <-- child{pid}+[pidfd] writes the id maps -----> takes its ids, builds the skeleton,
-      reaps P1                                exits                        pivots
-                          <----------------------------------- ready{} ---
+    starter (supervisor, bireme-runtime)      spawn (zygote, or the starter)    child (becomes init)
+      spawn(request) + [ctl] ---------------> makes /dev, clones -------------> waits on a pipe
+                                              writes the id maps
+                          <-- child{pid}+[pidfd]  lets it go -----------------> joins cgroups, takes its ids,
+                          <---------------------------------- namespaces{} ---  with hooks: then it waits for go
+                                                                                builds the skeleton, pivots
+                          <--------------------------------------- ready{} ---  parks
       (now or much later)
       apply_outside, assemble
-      start{plan}+fds     ----------------------------------------------> configures, moves everything in
-                          <------------------------- console{}+[master] --   with a terminal
-                          <------------------------------- created{} -----   with `hold`: then it waits for a
-                                                                             connection on the listening socket
-                          <--------------------------------- (EOF) -------   exec happened: ctl is CLOEXEC
+      start{plan} + fds   ----------------------------------------------------> configures, moves everything in
+                          <---------------------------- console{}+[master] ---  with a terminal
+                          <------------------------------------- created{} ---  with `hold`: then it waits for a
+                                                                                connection on the listening socket
+                          <----------------------------------------- (EOF) ---  exec happened: ctl is CLOEXEC
+
+    A container that joins namespaces by path has a stage between spawn and child: it joins them and its cgroup, clones
+    as above, exits, and is reaped by the starter.
 
     Anywhere: error{stage, errno, subject, message}, then EOF; the process ends with status 127 or 126.
     A starter that goes away before `start` (EOF for the child) makes the child leave without a word.
 
-    exec: stage (E1) joins cgroups and namespaces, clones E2, sends child{pid}+[pidfd] and exits; E2 takes start{plan}.
+    exec: spawn_exec enters the pid namespace for the clone; the child joins cgroups and namespaces, takes start{plan}.
 
 One JSON object per SOCK_SEQPACKET message with the descriptors named. A plan that does not fit a packet travels as a
 sealed memfd, the last descriptor of the message. The plan goes straight to the child, never through the zygote: its
@@ -61,7 +64,7 @@ class Joiner(Protocol):
 
 
 class Reply(TypedDict):
-    """What comes from the stage and the child; see the drawing."""
+    """What comes back on ctl; see the drawing."""
 
     m: Literal["child", "namespaces", "ready", "console", "created", "error"]
     pid: NotRequired[int]

@@ -76,12 +76,11 @@ class Parked:
     def __init__(self) -> None:
         self.ctl, theirs = fd.seqpacket_pair()
         with theirs:
-            stage = spare.spawn(spare.stock_request("", UID_BASE), theirs, parent=False)
+            assert spare.spawn(spare.stock_request("", UID_BASE), theirs, parent=False) == 0
         received = sync.receive_message(self.ctl)
         assert received is not None
         self.pid = received[0]["pid"]
         self.pidfd = received[1][0]
-        process.wait_pid(stage)
         assert sync.receive_message(self.ctl) == ({"m": "ready"}, [])
 
     def close(self) -> None:
@@ -137,11 +136,10 @@ def test_a_program_cannot_reach_the_interpreter_by_proc(host: Host) -> None:
     with ours:
         with theirs:
             request: Any = {"cgroup": "", "namespaces": list(running.plan["namespaces"])}
-            stage = exec_stage.spawn_exec(request, theirs, target, parent=False)
+            exec_stage.spawn_exec(request, theirs, target, parent=False)
         os.close(target)
         received = sync.receive_message(ours)
         assert received is not None
-        process.wait_pid(stage)
         child = received[1][0]
         script = "for p in /proc/[0-9]*; do readlink $p/exe; cat $p/environ > /dev/null && echo $p; done 2>/dev/null"
         lines = running.exec("sh", "-c", script).out.splitlines()
