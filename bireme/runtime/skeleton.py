@@ -1,8 +1,8 @@
 """The skeleton: /proc, /sys and /dev of a container, built before its root file system is known.
 
-`make_dev` runs in the stage, with the rights of the initial user namespace: device nodes can be made there (mknod is
-EPERM in any other), in a tmpfs that belongs to nobody yet and whose files are given to the container's root. The child
-moves it in, so /dev of a container in a user namespace looks like any other, without a bind mount per node.
+`make_dev` runs before the clone, with the rights of the initial user namespace: device nodes can be made there (mknod
+is EPERM in any other), in a tmpfs that belongs to nobody yet and whose files are given to the container's root. The
+child moves it in, so /dev of a container in a user namespace looks like any other, without a bind mount per node.
 
 `build` runs in the child. The new root is an empty tmpfs laid over "/"; since absolute look-ups still start below it,
 the host's tree stays reachable until `pivot_to` lets go of all of it at once. A user namespace may mount proc, sysfs,
@@ -56,7 +56,7 @@ def dev_mount(plan: SkeletonPlan) -> PseudoMount | None:
 
 
 def make_dev(plan: SkeletonPlan, uid: int, gid: int) -> int:
-    """A detached tmpfs with nodes, links and directories, owned by the host's `uid` and `gid`; -1 without /dev."""
+    """A detached tmpfs with the device nodes, owned by the host's `uid` and `gid`; -1 without /dev."""
     entry = dev_mount(plan)
     if entry is None:
         return -1
@@ -71,9 +71,6 @@ def make_dev(plan: SkeletonPlan, uid: int, gid: int) -> int:
         for name, device in _DEV_NODES:
             os.mknod(name, stat.S_IFCHR | 0o666, device, dir_fd=fd)
             os.chown(name, uid, gid, dir_fd=fd)
-        for target, name in DEVICE_LINKS:
-            os.symlink(target, name, dir_fd=fd)
-            os.chown(name, uid, gid, dir_fd=fd, follow_symlinks=False)
         for device_plan in plan["devices"]:
             make_node(fd, device_plan["path"].removeprefix("/dev/"), device_plan, uid, gid)
     except BaseException:
@@ -134,6 +131,8 @@ def _mount_pseudo(entry: PseudoMount, dev: int, cgroups: list[procfs.CgroupMount
     if not os.path.isdir(target):
         os.makedirs(target, 0o755)
     if target == "dev" and dev >= 0:
+        for link, name in DEVICE_LINKS:
+            os.symlink(link, name, dir_fd=dev)
         mount.move_mount(dev, mount.AT_FDCWD, "dev")
         os.close(dev)
     elif kind in ("cgroup", "cgroup2"):

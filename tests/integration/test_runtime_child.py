@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from bireme.linux import fd, process
+from bireme.linux.cgroup import CgroupManager, open_cgroups
 from bireme.runtime import defaults, launch, spare, sync
 from bireme.runtime import exec as exec_stage
 from bireme.runtime.plan import plan_launch
@@ -146,6 +149,43 @@ def test_a_program_cannot_reach_the_interpreter_by_proc(host: Host) -> None:
     assert not [line for line in lines if "python" in line]
     process.wait_pidfd(child)
     os.close(child)
+
+
+@pytest.fixture
+def cgroups() -> Iterator[CgroupManager]:
+    manager = open_cgroups(f"bireme-test-{secrets.token_hex(3)}")
+    yield manager
+    for name in manager.list():
+        manager.kill(name, 9)
+        deadline = time.monotonic() + 30
+        while not manager.remove(name):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    manager.close_subtree()
+
+
+def test_a_container_and_its_execs_are_in_their_cgroup(host: Host, cgroups: CgroupManager) -> None:
+    cgroups.create("one")
+    running = host.start("sh", "-c", "sleep 1000; true", cgroups=cgroups, cgroup="one")
+    outside = Path(f"/proc/{running.pid}/cgroup").read_text().splitlines()
+    assert sum(line.endswith("/one") for line in outside) >= 1
+    assert running.pid in cgroups.pids("one")
+    result = running.exec("cat", "/proc/self/cgroup", "/proc/1/cgroup")
+    assert result.err == ""
+    inside = [line.split(":", 2) for line in result.out.splitlines()]
+    ours = {line.split(":", 2)[1] for line in outside if line.endswith("/one")}
+    assert {path for _, controller, path in inside if controller in ours} == {"/"}
+    mounted = running.exec("sh", "-c", "grep -c cgroup /proc/mounts; ls /sys/fs/cgroup | wc -l")
+    assert all(int(line) >= 1 for line in mounted.out.split())
+
+
+def test_without_a_cgroup_namespace_the_hosts_view_is_bound(host: Host, cgroups: CgroupManager) -> None:
+    def change(config: Any) -> None:
+        config["linux"]["namespaces"] = [n for n in config["linux"]["namespaces"] if n["type"] != "cgroup"]
+
+    cgroups.create("two")
+    result = host.run("cat", "/proc/self/cgroup", change=change, cgroups=cgroups, cgroup="two")
+    assert any(line.endswith("/two") for line in result.out.splitlines())
 
 
 def test_a_namespace_that_does_not_exist_is_an_error_of_the_stage(host: Host) -> None:

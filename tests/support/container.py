@@ -22,6 +22,7 @@ BUSYBOX = "/bin/busybox"
 UID_BASE = 0x2F000000
 DEADLINE_S = 60.0
 
+_LAUNCH_OPTIONS = ("hold", "pass_files", "cgroups", "cgroup")
 _APPLETS = (
     "sh ls id cat mount true false echo sleep hostname env touch mkdir stat test ps grep kill tty ln rm chmod readlink "
     "mknod ip ping wc head tail dd stty umount chown sync cp mv printf sort"
@@ -55,7 +56,10 @@ class Result(NamedTuple):
 class Running:
     """A started container: output pipes are ours."""
 
-    def __init__(self, started: launch.Started, plan: LaunchPlan, out: int, err: int) -> None:
+    def __init__(
+        self, started: launch.Started, plan: LaunchPlan, out: int, err: int, place: dict[str, Any] | None = None
+    ) -> None:
+        self.place = place or {}
         self.pid = started.pid
         self.pidfd = started.pidfd
         self.console = started.console
@@ -70,7 +74,7 @@ class Running:
         plan = plan_exec(fields, user=user, groups=groups, seccomp="default")  # type: ignore[arg-type]
         with _pipes() as (stdio, out, err):
             owner = (UID_BASE, UID_BASE) if "user" in self.plan["namespaces"] else (0, 0)
-            started = launch.launch_exec(plan, self.plan, self.pid, stdio, owner=owner)
+            started = launch.launch_exec(plan, self.plan, self.pid, stdio, owner=owner, **self.place)
             _close(*stdio)
             try:
                 return collect(started.pidfd, out, err)
@@ -165,7 +169,8 @@ class Host:
         config = defaults.default_config(args, terminal=terminal)
         if change is not None:
             change(config)
-        launch_options = {key: options.pop(key) for key in ("hold", "pass_files") if key in options}
+        launch_options = {key: options.pop(key) for key in _LAUNCH_OPTIONS if key in options}
+        place = {key: launch_options[key] for key in ("cgroups", "cgroup") if key in launch_options}
         plan_options = {"hold": True} if "hold" in launch_options else {}
         if "pass_files" in launch_options:
             plan_options["pass_files"] = len(launch_options["pass_files"])
@@ -173,7 +178,7 @@ class Host:
         plan = plan_launch(config, root or self.root(), **plan_options, **options)
         if terminal:
             started = launch.launch(plan, [], uid_base=UID_BASE, **launch_options)
-            running = Running(started, plan, -1, -1)
+            running = Running(started, plan, -1, -1, place)
         else:
             null = os.open("/dev/null", os.O_RDWR)
             out_r, out_w = os.pipe()
@@ -185,7 +190,7 @@ class Host:
                 raise
             finally:
                 _close(null, out_w, err_w)
-            running = Running(started, plan, out_r, err_r)
+            running = Running(started, plan, out_r, err_r, place)
         self._running.append(running)
         return running
 
