@@ -64,7 +64,7 @@ def test_states_and_their_refusals() -> None:
             ("POST", "/containers/c/attach?stream=1&stdout=1", 409),
             ("POST", "/containers/c/unpause", 204),
             ("POST", "/containers/c/rename?name=d", 204),
-            ("POST", "/containers/c/kill", 404),
+            ("POST", "/containers/zz/kill", 404),
             ("POST", "/containers/d/kill?signal=SIGNOPE", 400),
             ("POST", "/containers/d/stop?t=x", 400),
             ("POST", "/containers/d/restart?t=0", 204),

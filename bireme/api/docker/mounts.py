@@ -66,11 +66,16 @@ def _bind(text: str) -> Mount:
     options = set(mode.split(","))
     return Mount(
         kind="bind",
-        source=posixpath.normpath(source),
-        target=posixpath.normpath(target),
+        source=_clean(source),
+        target=_clean(target),
         read_only="ro" in options,
         propagation=next(iter(options & _PROPAGATION), "rprivate"),
     )
+
+
+def _clean(path: str) -> str:
+    """Without `.`, `..` and doubled slashes (normpath keeps two at the start)."""
+    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 def _valid_mode(mode: str) -> bool:
@@ -104,7 +109,7 @@ def _mount(mount: bodies.Mount) -> Mount:
 
 
 def _check_target(target: str, wrong: str) -> None:
-    if posixpath.normpath("/" + target) == "/":
+    if _clean("/" + target) == "/":
         raise Invalid(wrong + "invalid specification: destination can't be '/'", subject=target)
     if not target.startswith("/"):
         raise Invalid(f"{wrong}invalid mount path: '{target}' mount path must be absolute", subject=target)
@@ -124,8 +129,8 @@ def _bind_mount(mount: bodies.Mount, wrong: str) -> Mount:
         raise Invalid(f"{wrong}bind source path does not exist: {mount.Source}", subject=mount.Source)
     return Mount(
         kind="bind",
-        source=posixpath.normpath(mount.Source),
-        target=posixpath.normpath(mount.Target),
+        source=_clean(mount.Source),
+        target=_clean(mount.Target),
         read_only=mount.ReadOnly,
         recursive=not options.NonRecursive,
         propagation=options.Propagation or "rprivate",
@@ -147,7 +152,7 @@ def _tmpfs_mount(mount: bodies.Mount, wrong: str) -> Mount:
         flags.append("=".join(option))
     return Mount(
         kind="tmpfs",
-        target=posixpath.normpath(mount.Target),
+        target=_clean(mount.Target),
         read_only=mount.ReadOnly,
         size_bytes=options.SizeBytes,
         mode=options.Mode or None,
@@ -173,7 +178,7 @@ def _tmpfs(target: str, text: str) -> Mount:
             raise Invalid(f'invalid tmpfs option ["{option}"]', subject=option)
     return Mount(
         kind="tmpfs",
-        target=posixpath.normpath(target),
+        target=_clean(target),
         read_only=read_only,
         size_bytes=size,
         mode=mode,

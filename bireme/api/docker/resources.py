@@ -170,9 +170,10 @@ def _check_cpu(asked: Resources) -> None:
         raise Invalid("Conflicting options: Nano CPUs and CPU Period cannot both be set")
     if asked.NanoCpus > 0 and asked.CpuQuota > 0:
         raise Invalid("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
-    count = os.cpu_count() or 1
-    if asked.NanoCpus < 0 or asked.NanoCpus > count * 10**9:
-        raise Invalid(f"range of CPUs is from 0.01 to {count}.00, as there are only {count} CPUs available")
+    if asked.NanoCpus:
+        count = os.cpu_count() or 1
+        if not 0 < asked.NanoCpus <= count * 10**9:
+            raise Invalid(f"range of CPUs is from 0.01 to {count}.00, as there are only {count} CPUs available")
     if asked.CpuPeriod and not 1000 <= asked.CpuPeriod <= 1_000_000:
         raise Invalid("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
     if 0 < asked.CpuQuota < 1000:

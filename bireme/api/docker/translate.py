@@ -128,7 +128,7 @@ def _process(config: ContainerConfig, host: HostConfig, version: int) -> Process
     return ProcessSpec(
         args=(),
         env=tuple(config.Env),
-        working_dir=config.WorkingDir and posixpath.normpath(config.WorkingDir),
+        working_dir=config.WorkingDir and "/" + posixpath.normpath(config.WorkingDir).lstrip("/"),
         user=config.User,
         groups=tuple(host.GroupAdd),
         terminal=config.Tty,
