@@ -2,7 +2,7 @@
 
 The machine has what many hosts lack: systemd, cgroup v2 as the only hierarchy, a distribution's kernel. Exit code: that
 of pytest inside, 124 when time ran out, 125 when the machine never got so far. BIREME_GUEST_REPORT names a file for the
-junit report.
+junit report, BIREME_GUEST_TIMEOUT the seconds of the whole run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.guest.image import image
 from tests.guest.machine import boot
 from tests.source.tree import ROOT, relative, tracked_files
 
-TIMEOUT_S = 660
+TIMEOUT_S = float(os.environ.get("BIREME_GUEST_TIMEOUT", "660"))
 BOOT_S = 60
 SELECTION = ["-q", "tests/guest", "tests/integration", "-m", "not needs_cgroup_v1 and not slow"]
 PROMISED = "root,cgroup_v2"

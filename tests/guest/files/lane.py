@@ -55,6 +55,7 @@ def run(order: dict[str, Any], scale: float) -> int:
         "BIREME_TIME_SCALE": f"{scale:.1f}",
         "HOME": "/root",
         "PATH": f"{VENV}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "COLUMNS": "120",
         "NO_COLOR": "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
