@@ -63,6 +63,7 @@ class Daemon:
         self._table: InstanceTable
         self._tidier: Tidier
         self._bridge: BridgeNetwork | None = None
+        self._networks: Networks | None = None
         self._services: Services
         self._server: Server
 
@@ -107,8 +108,9 @@ class Daemon:
         """What the supervisor is told at each connection."""
         config = self._config
         bridge = None
-        if self._bridge is not None and self._bridge.mtu:
-            bridge = {"name": self._bridge.bridge, "mtu": self._bridge.mtu}
+        network = self._networks.bridge if self._networks is not None else None
+        if network is not None and network.mtu:
+            bridge = {"name": network.bridge, "mtu": network.mtu}
         return {
             "bridge": bridge,
             "spares": {"none": config.spares.none, "bridge": config.spares.bridge if bridge else 0},
@@ -140,7 +142,7 @@ class Daemon:
         self._table = InstanceTable(
             self._database, f"{self._config.data_root}/instances", lambda batch: instances.stored(batch)
         )
-        networks = Networks(self._bridge, self._hold_ports, self._drop_ports)
+        networks = self._networks = Networks(self._bridge, self._hold_ports, self._drop_ports)
         images = Images(self._store, events, self._table)
         instances = Instances(
             self._table, drivers, images, lambda: self._snapshotter, networks, events, tasks, self._tidier
@@ -153,6 +155,7 @@ class Daemon:
             self._table,
             drivers,
             images.count,
+            networks.warnings,
         )
         self._services = Services(
             instances=instances,
@@ -217,8 +220,9 @@ class Daemon:
         except BiremeError as error:
             log.warning("the supervisor goes on: %s", error)
             return
-        if self._bridge is not None:
-            self._bridge.teardown()
+        network = self._services.networks.bridge
+        if network is not None:
+            network.teardown()
 
 
 def _host_facts(config: Config) -> HostFacts:

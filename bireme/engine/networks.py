@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from bireme.engine.record import Instance
-from bireme.errors import Invalid, NotFound, Unsupported
+from bireme.errors import Invalid, NotFound, Unavailable, Unsupported
 from bireme.instance.driver import Endpoint, PortMapping
 from bireme.instance.spec import PortRequest
 from bireme.network.bridge import BridgeNetwork
 from bireme.network.portmap import ReservedSocket
+
+log = logging.getLogger(__name__)
 
 HoldPorts = Callable[[str, Sequence[ReservedSocket]], Awaitable[None]]
 DropPorts = Callable[[str], Awaitable[None]]
@@ -22,6 +25,7 @@ class Networks:
         self.bridge = bridge
         self._hold = hold
         self._drop = drop
+        self._why_not = "disabled in this engine"
 
     def check(self, instance: Instance) -> None:
         """Raise for what this engine cannot do. An unknown name is found out at start, as in Docker: its client takes
@@ -32,7 +36,7 @@ class Networks:
         if mode.startswith("container:"):
             raise Unsupported("joining another container's network is not supported yet", subject=mode)
         if mode == "bridge" and self.bridge is None:
-            raise Unsupported("the default bridge network is disabled in this engine", hint="use --network none")
+            raise Unsupported(f"the default bridge network is {self._why_not}", hint="use --network none")
 
     @property
     def gateway(self) -> str:
@@ -46,7 +50,7 @@ class Networks:
         if request.name != "bridge":
             raise NotFound(f"network {request.name} not found", subject=request.name)
         if self.bridge is None:
-            raise Unsupported("the default bridge network is disabled in this engine")
+            raise Unsupported(f"the default bridge network is {self._why_not}", hint="use --network none")
         return (self.bridge.allocate(instance.id, request.address, request.mac),)
 
     async def publish(self, instance: Instance, endpoints: Sequence[Endpoint]) -> tuple[PortMapping, ...]:
@@ -80,7 +84,17 @@ class Networks:
         for instance in instances:
             for endpoint in instance.endpoints:
                 self.bridge.restore(instance.id, endpoint, instance.ports)
-        self.bridge.ensure()
+        try:
+            self.bridge.ensure()
+        except (Unavailable, Unsupported) as error:
+            log.warning("no default network: %s", error)
+            self.bridge, self._why_not = None, f"not available on this host: {error}"
+
+    def warnings(self) -> tuple[str, ...]:
+        """What on this host gets in the way of the networks, for `info`."""
+        if self.bridge is None:
+            return (f"the default bridge network is {self._why_not}",)
+        return tuple(self.bridge.warnings())
 
 
 def port_requests(instance: Instance) -> tuple[PortRequest, ...]:

@@ -73,6 +73,7 @@ class System:
         table: InstanceTable,
         drivers: Mapping[str, Driver],
         count_images: Callable[[], int],
+        warnings: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self._identity = identity
         self._data_root = data_root
@@ -81,6 +82,7 @@ class System:
         self._table = table
         self._drivers = drivers
         self._count_images = count_images
+        self._warnings = warnings
         self._started_at_ns = time.time_ns()
 
     def version(self) -> Version:
@@ -112,4 +114,5 @@ class System:
             host=self._host,
             isolations=tuple(sorted(self._drivers)),
             system_time_ns=time.time_ns(),
+            warnings=self._warnings(),
         )
