@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -63,20 +64,13 @@ class Engine:
             [PROGRAMS / "bireme", *arguments], check=True, env=environment, capture_output=True, text=True
         ).stdout
 
-    def processes(self) -> dict[int, str]:
-        """pid -> program of each process of ours: keeper, supervisor, zygote, spares, helpers, biremed."""
-        mark, found = str(self.run_root).encode(), {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    words = (entry / "cmdline").read_bytes().split(b"\0")
-                except OSError:
-                    continue
-                if any(mark in word for word in words):
-                    script = next((word for word in words if b"bireme" in word and mark not in word), b"?")
-                    found[int(entry.name)] = os.path.basename(script.decode())
-        found.pop(os.getpid(), None)
-        return found
+    def processes(self) -> list[int]:
+        """Each process of ours: biremed, keeper, supervisor, its helpers, the zygote, its spares; no instance's."""
+        ours = {int(path.read_text()) for path in self.run_root.glob("*.pid")}
+        parents = parents_by_pid()
+        while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+            ours |= more
+        return [pid for pid in ours if is_interpreter(pid)]
 
     def pss_kib(self) -> int:
         return sum(pss_kib(pid) for pid in self.processes())
@@ -102,6 +96,23 @@ class Engine:
         self.stop()
         if error is None:
             shutil.rmtree(self.place)
+
+
+def parents_by_pid() -> dict[int, int]:
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                found[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+    return found
+
+
+def is_interpreter(pid: int) -> bool:
+    """Python, and not an instance's process that some interpreter of ours has become."""
+    try:
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe")).startswith(("python", "memfd:"))
+    except OSError:
+        return False
 
 
 def pss_kib(pid: int) -> int:
