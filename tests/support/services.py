@@ -189,6 +189,9 @@ class FakeInstances:
 
     def _forget(self, instance: FakeInstance) -> None:
         self.held.pop(instance.id, None)
+        for sink, *_ in instance.sinks:
+            sink.close()
+        instance.sinks.clear()
         self.publish(instance, "destroy")
         instance.release("removed", "not-running", "next-exit")
 
