@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 
 from bireme.cli.errors import CommandFailed, UsageError
 from bireme.cli.index import ENTRIES, GROUPS, find
@@ -89,7 +90,13 @@ def _call(verb: Verb, command: str, arguments: Arguments, hosts: list[str]) -> i
 
     if len(hosts) > 1:
         raise CommandFailed("Specify only one -H")
-    invocation = Invocation(command, arguments, choose_host(hosts[0] if hosts else "", os.environ), os.environ)
+    host = choose_host(hosts[0] if hosts else "", os.environ)
+    if os.environ.get("DOCKER_TLS_VERIFY") and not host.startswith(("unix:", "/")):
+        raise CommandFailed(
+            f"bireme: DOCKER_TLS_VERIFY asks for TLS, which this client does not speak yet (to {host})\n"
+            "Hint: forward the engine's socket: ssh -L /tmp/bireme.sock:/run/bireme/bireme.sock HOST"
+        )
+    invocation = Invocation(command, arguments, host, os.environ)
     try:
         return verb.run(invocation)
     finally:
@@ -128,25 +135,41 @@ def _unknown(words: list[str]) -> int:
     return 0
 
 
-def _quiet_exit(code: int) -> int:
-    """Leave without another write to a standard output that nobody reads."""
+def _fail(failure: CommandFailed) -> int:
+    sys.stdout.flush()
+    if failure.message:
+        print(failure.message, file=sys.stderr)
+    return failure.code
+
+
+def _lost_output(error: OSError) -> int:
+    """Standard output is gone or full: no further write to it may fail when the interpreter ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return code
+    if isinstance(error, BrokenPipeError):
+        return _BROKEN_PIPE
+    print(f"bireme: {error.strerror or error}", file=sys.stderr)
+    return 1
+
+
+def _tolerate_characters() -> None:
+    """A terminal that cannot show a character gets a question mark, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry of the console script; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
+    _tolerate_characters()
     try:
-        code = _dispatch(words)
-        sys.stdout.flush()
-    except CommandFailed as failure:
-        sys.stdout.flush()
-        if failure.message:
-            print(failure.message, file=sys.stderr)
-        return failure.code
-    except BrokenPipeError:
-        return _quiet_exit(_BROKEN_PIPE)
+        try:
+            code = _dispatch(words)
+            sys.stdout.flush()
+        except CommandFailed as failure:
+            return _fail(failure)
+    except OSError as error:
+        return _lost_output(error)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except Exception as error:
