@@ -31,9 +31,9 @@ def explain(instance: Instance, slot: Slot, cgroups: CgroupManager) -> dict[str,
         "uid_range": {"base": instance.uid_base, "maps": _lines(f"/proc/{instance.pid}/uid_map")},
         "namespaces": {kind: {"inode": inode, "shared": inode == own.get(kind)} for kind, inode in found.items()},
         "cgroups": instance.cgroups,
-        "mounts": [_mount(line) for line in _lines(f"/proc/{instance.pid}/mountinfo")],
+        "mounts": [parse_mount(line) for line in _lines(f"/proc/{instance.pid}/mountinfo")],
         "network": {"host_interface": slot.veth} if slot.veth else {},
-        "security": _security(instance.pid),
+        "security": security_of(instance.pid),
         "processes": [_process(pid) for pid in _pids(cgroups, slot)],
         "log": instance.log,
     }
@@ -62,7 +62,7 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def _mount(line: str) -> dict[str, str]:
+def parse_mount(line: str) -> dict[str, str]:
     """proc_pid_mountinfo(5)."""
     before, _, after = line.partition(" - ")
     fields = before.split(" ")
@@ -83,7 +83,7 @@ def _status(pid: int) -> Mapping[str, str]:
     return {key: value.strip() for key, _, value in pairs if key in _STATUS_KEYS}
 
 
-def _security(pid: int) -> dict[str, Any]:
+def security_of(pid: int) -> dict[str, Any]:
     status = _status(pid)
     if not status:
         return {}

@@ -67,11 +67,16 @@ class Journal:
         self.flush()
 
     def flush(self) -> None:
+        """Write what was deferred. A full run root is an OSError, after which everything is still to be written."""
         if self._pending:
             text = ("\n".join(self._pending) + "\n").encode()
+            try:
+                _write_all(self._fd, text)
+            except OSError:
+                os.ftruncate(self._fd, self._size)
+                raise
             self._pending.clear()
             self._size += len(text)
-            _write_all(self._fd, text)
 
     @property
     def wants_compaction(self) -> bool:

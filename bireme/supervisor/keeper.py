@@ -22,7 +22,9 @@ parent of the instances is then the keeper. Two locks see to it that there is on
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import select
 import signal
 import socket
@@ -92,7 +94,14 @@ class Keeper:
         self.restart_at_s = None
         self.started_s = time.monotonic()
         ours, theirs = fdlib.seqpacket_pair()
-        pid = process.fork()
+        try:
+            pid = process.fork()
+        except OSError as error:
+            program.log("keeper", f"no new supervisor yet: {error}")
+            self.restart_at_s = time.monotonic() + _MAX_DELAY_S
+            ours.close()
+            theirs.close()
+            return
         if pid == 0:
             self._become_supervisor(theirs)
         theirs.close()
@@ -163,8 +172,11 @@ class Keeper:
                 data, fds = fdlib.recv_fds(self.control, _RECEIVE)
             except BlockingIOError:
                 return True
-            except OSError:
-                return False
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    return False
+                program.log("keeper", "no room for more descriptors: some are not held")
+                continue
             if not data:
                 return False
             self.obey(data.decode("utf-8", "replace").split("\n"), fds)
@@ -251,23 +263,23 @@ def adopted_descriptors(table: int) -> dict[str, int]:
     return held
 
 
-def take_lock(path: str, *, wait: bool) -> bool:
-    """Hold the root for as long as this process lives. A lock on a file that was unlinked meanwhile does not count."""
+def take_lock(path: str, *, wait: bool) -> int:
+    """The open lock, or -1 when another process has it. A lock on a file that was unlinked meanwhile does not count."""
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if not fdlib.lock_file(lock, block=wait):
             os.close(lock)
-            return False
+            return -1
         try:
             if os.stat(path).st_ino == os.fstat(lock).st_ino:
-                return True
+                return lock
         except FileNotFoundError:
             pass
         os.close(lock)
 
 
-def supervisor_lives(path: str) -> bool:
-    """A supervisor without a keeper is about to become one: nobody else may."""
+def is_locked(path: str) -> bool:
+    """Whether a process has this lock. (A supervisor without a keeper is about to become one: nobody else may.)"""
     try:
         lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -285,13 +297,15 @@ def main() -> None:
     if not sys.flags.no_site:
         program.execute("keeper", "--run-root", run_root)
     process.set_name("bireme-keeper")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     program.make_run_root(run_root)
-    if not take_lock(os.path.join(run_root, "keeper.lock"), wait="adopt" in options):
+    if take_lock(os.path.join(run_root, "keeper.lock"), wait="adopt" in options) < 0:
         program.log("keeper", f"another keeper serves {run_root}")
         sys.exit(3)
     if "lock-fd" in options:
         os.close(int(options["lock-fd"]))
-    elif supervisor_lives(os.path.join(run_root, "supervisor.lock")):
+    elif is_locked(os.path.join(run_root, "supervisor.lock")):
         program.log("keeper", f"the supervisor of {run_root} lives and takes the keeper's place")
         sys.exit(3)
     pid_path = os.path.join(run_root, "keeper.pid")

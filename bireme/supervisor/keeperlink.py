@@ -41,6 +41,9 @@ class KeeperLink:
     def fileno(self) -> int:
         return self._sock.fileno()
 
+    def close(self) -> None:
+        self._sock.close()
+
     def receive_handover(self) -> Handover:
         """Everything up to `done`; a keeper that dies meanwhile has handed over what it has handed over."""
         handover = Handover({}, [])

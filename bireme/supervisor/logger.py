@@ -142,7 +142,7 @@ class Logger:
         for described in message["sources"]:
             fd = rest.pop(0)
             index = described["index"]
-            if described["fresh"]:
+            if described["fresh"] and index:
                 self.ledger.save(index, NOTHING)
             channel.sources[fd] = Source(fd, index, described["stream"], self.ledger.load(index))
         for described in message["sinks"]:
@@ -278,7 +278,7 @@ class Logger:
             if number >= sent:
                 self._send(channel, sink, source, data)
                 self.ledger.sent(number + 1)
-        if before.data or source.tail.data:
+        if (before.data or source.tail.data) and source.index:
             self.ledger.save(source.index, source.tail)
         os.read(self.stage_read, count)
 

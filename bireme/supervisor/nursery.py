@@ -204,7 +204,7 @@ class Nursery:
 class Pool:
     """Spares by kind, oldest first; the building ones are counted as well."""
 
-    def __init__(self, loop: Loop, nursery: Nursery, slots: Slots) -> None:
+    def __init__(self, loop: Loop, nursery: Nursery, slots: Slots, shrink_after_s: float = _SHRINK_AFTER_S) -> None:
         self._loop = loop
         self._nursery = nursery
         self._slots = slots
@@ -214,8 +214,10 @@ class Pool:
         self._bridge: Interface | None = None
         self._failures = 0
         self._resting_until_s = 0.0
+        self._complained = False
         self._last_start_s = 0.0
         self._shrinking = False
+        self._shrink_after_s = shrink_after_s
         self.ending = False
 
     def configure(self, wanted: Mapping[str, int], bridge: Interface | None) -> None:
@@ -230,7 +232,7 @@ class Pool:
         self._last_start_s = time.monotonic()
         if not self._shrinking and any(self._wanted.values()):
             self._shrinking = True
-            self._loop.call_later(_SHRINK_AFTER_S, self._shrink_if_quiet)
+            self._loop.call_later(self._shrink_after_s, self._shrink_if_quiet)
 
     def claim(self, kind: str, bridge: str) -> Slot | None:
         """The oldest spare of this kind; one that is not `ready` yet is to be waited for with `when_ready`."""
@@ -262,7 +264,7 @@ class Pool:
 
     def _target(self, kind: str) -> int:
         wanted = self._wanted.get(kind, 0)
-        quiet = time.monotonic() - self._last_start_s >= _SHRINK_AFTER_S
+        quiet = time.monotonic() - self._last_start_s >= self._shrink_after_s
         return min(wanted, _SHRUNK) if quiet else wanted
 
     def _build(self, kind: str) -> bool:
@@ -282,6 +284,7 @@ class Pool:
         claim = self._claims.pop(slot.number, None)
         if error is None:
             self._failures = 0
+            self._complained = False
         if claim is not None:
             claim(slot, error)
             return
@@ -300,7 +303,9 @@ class Pool:
             self._failures = 0
             self._resting_until_s = time.monotonic() + _REST_S
             self._loop.call_later(_REST_S, self._loop.wake_idle)
-            program.log("supervisor", f"spares cannot be made, starts take the cold path: {error}")
+            if not self._complained:
+                self._complained = True
+                program.log("supervisor", f"spares cannot be made, starts take the cold path: {error}")
 
     def _died(self, slot: Slot) -> None:
         """A parked spare says nothing: its socket is readable at its end only."""
@@ -333,7 +338,7 @@ class Pool:
         return sum(slot.ready for slot in self._spares.get(kind, ()))
 
     def _shrink_if_quiet(self) -> None:
-        rest_s = self._last_start_s + _SHRINK_AFTER_S - time.monotonic()
+        rest_s = self._last_start_s + self._shrink_after_s - time.monotonic()
         if rest_s > 0:
             self._loop.call_later(rest_s, self._shrink_if_quiet)
             return

@@ -15,7 +15,6 @@ import os
 import sys
 
 from bireme.linux import mount, namespaces, process
-from bireme.linux.libc import SyscallError
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 _ENTRY = os.path.join(_PACKAGE, "__main__.py")
@@ -63,7 +62,7 @@ def seal_mounts_if_possible() -> None:
     """`seal_mounts`, or a line in the log where the kernel or our rights do not allow it."""
     try:
         seal_mounts()
-    except SyscallError as error:
+    except OSError as error:
         log("supervisor", f"the interpreter stays reachable for writing: {error}")
 
 

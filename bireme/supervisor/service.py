@@ -55,6 +55,7 @@ class Service:
         ours, theirs = fdlib.seqpacket_pair()
         pid = process.fork()
         if pid == 0:
+            ours.close()
             become_helper(self._run, theirs)
         theirs.close()
         self._run = self._replacement

@@ -224,9 +224,10 @@ class Slots:
         slot.tries += 1
         if slot.tries > 3:
             self.kill_all(slot)
-        if slot.tries == _MAX_TRIES:
-            program.log("supervisor", f"cgroup {slot.cgroup} cannot be removed, something in it does not die")
-        self._stuck.append(slot)
+        if slot.tries < _MAX_TRIES:
+            self._stuck.append(slot)
+        else:
+            program.log("supervisor", f"cgroup {slot.cgroup} stays for now: something in it does not die")
 
     def kill_all(self, slot: Slot) -> None:
         """Every process of the slot's cgroup; one that is (half) gone has none left."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bireme.errors import Conflict, NotFound
+from bireme.supervisor import program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -204,7 +205,7 @@ class Table:
     def exited(self, instance: Instance, ended: Exit, at_ns: int) -> None:
         instance.ended = ended
         instance.at_ns = at_ns
-        self._journal.write(_exited_record(instance))
+        self._write_whatever_happens(_exited_record(instance))
 
     def gone(self, instance: Instance) -> None:
         """Acknowledged, deleted, or never started."""
@@ -219,7 +220,14 @@ class Table:
     def exec_exited(self, exec_: Exec, ended: Exit, at_ns: int) -> None:
         exec_.ended = ended
         exec_.at_ns = at_ns
-        self._journal.write(_exec_exited_record(exec_))
+        self._write_whatever_happens(_exec_exited_record(exec_))
+
+    def _write_whatever_happens(self, record: Record) -> None:
+        """An end cannot be refused: without room in the run root it is told all the same, and written later."""
+        try:
+            self._journal.write(record)
+        except OSError as error:
+            program.log("supervisor", f"the journal has no room: {error}")
 
     def exec_gone(self, exec_: Exec) -> None:
         if self.execs.pop(exec_.id, None) is not None:

@@ -91,7 +91,7 @@ def test_small_rooms_name_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     ("program", "most"),
-    [("bireme.supervisor.keeper", 100), ("bireme.supervisor.main", 140), ("bireme.runtime.main", 120)],
+    [("bireme.supervisor.keeper", 100), ("bireme.supervisor.main", 175), ("bireme.runtime.main", 120)],
 )
 def test_small_programs_load_few_modules(program: str, most: int) -> None:
     code = f"import sys; import {program}; print('\\n'.join(sys.modules))"
