@@ -214,8 +214,7 @@ def test_load_from_a_terminal_and_save_to_one(server: FakeServer) -> None:
 
 
 def test_colour_only_on_terminals(server: FakeServer) -> None:
-    server._script["GET /bireme/v1/containers/x/explain"] = []
-    server.on("GET /bireme/v1/containers/x/explain", {"name": "x", "pid": 42})
+    server.on("GET /bireme/v1/containers/x/explain", {"name": "x", "limits": {}, "root": {}})
     with _terminal(server, "explain", "x") as terminal:
         assert terminal.wait() == 0
         assert b"\x1b[1mx\x1b[0m" in terminal.screen
