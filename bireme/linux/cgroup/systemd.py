@@ -49,13 +49,29 @@ def find_base(mount: str, own: str) -> str:
 
 def enable_controllers(dir_fd: int, wanted: frozenset[str], *, may_move: bool) -> frozenset[str]:
     """Hand controllers to the children of the cgroup; those that children have afterwards. With `may_move`, processes
-    that stand in the way move into the leaf."""
+    that stand in the way move into the leaf.
+
+    They move before the first controller: cpu and pids can be enabled above processes, but that makes the cgroup the
+    root of a threaded subtree, where no child may hold a process (EOPNOTSUPP).
+    """
     available = frozenset(tree.read_file(dir_fd, "cgroup.controllers").split())
     enabled = frozenset(tree.read_file(dir_fd, "cgroup.subtree_control").split())
-    for controller in sorted((available & wanted) - enabled):
+    missing = sorted((available & wanted) - enabled)
+    if missing and _is_populated(dir_fd):
+        if not may_move:
+            return enabled
+        move_processes(dir_fd)
+    for controller in missing:
         if _enable(dir_fd, controller, may_move):
             enabled |= {controller}
     return enabled
+
+
+def _is_populated(dir_fd: int) -> bool:
+    """Has processes of its own; the top of the hierarchy (without a cgroup.type) may, and does not count."""
+    if not tree.read_optional(dir_fd, "cgroup.type"):
+        return False
+    return bool(tree.read_optional(dir_fd, "cgroup.procs").strip())
 
 
 def _enable(dir_fd: int, controller: str, may_move: bool) -> bool:

@@ -45,6 +45,22 @@ def test_controllers_are_handed_down(tmp_path: Path) -> None:
     assert enabled == {"cpu", "memory", "pids"}
 
 
+@pytest.mark.parametrize("may_move", [True, False])
+def test_processes_move_before_the_first_controller_is_enabled(tmp_path: Path, may_move: bool) -> None:
+    (tmp_path / "cgroup.type").write_text("domain\n")
+    (tmp_path / "cgroup.controllers").write_text("cpu memory\n")
+    (tmp_path / "cgroup.subtree_control").write_text("")
+    (tmp_path / "cgroup.procs").write_text("41\n")
+    (tmp_path / systemd.LEAF).mkdir()
+    leaf = tmp_path / systemd.LEAF / "cgroup.procs"
+    leaf.write_text("")
+    fd = tree.open_directory(str(tmp_path))
+    enabled = systemd.enable_controllers(fd, frozenset({"cpu", "memory"}), may_move=may_move)
+    os.close(fd)
+    assert enabled == ({"cpu", "memory"} if may_move else set())
+    assert leaf.read_text() == ("41" if may_move else "")
+
+
 def test_processes_move_into_the_leaf(tmp_path: Path) -> None:
     (tmp_path / "cgroup.procs").write_text("0\n41\n42\n")
     (tmp_path / systemd.LEAF).mkdir()
