@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -102,30 +103,44 @@ async def _history(services: Services, instance: Instance, stdout: bool, stderr:
         yield record.data if terminal else frame(record.stream, record.data)
 
 
-async def start_exec(
-    services: Services, request: Request, record: Exec, terminal: bool, size: tuple[int, int]
-) -> Hijack:
-    """Run an exec with its streams on this connection. A command that cannot be executed is told in its output, as
-    dockerd does; its exit code says the rest."""
-    kind = content_type(terminal, request.version)
-    try:
-        streams = await services.execs.start(record.id, detach=False)
-    except BiremeError as error:
-        if not getattr(error, "exit_code", 0):
-            raise
-        return _complaint(str(error), terminal, kind)
-    assert streams is not None
-    if size != (0, 0):
-        await services.execs.resize(record.id, *size)
-    session = _exec_session(services, record, streams, terminal)
+def start_exec(services: Services, request: Request, record: Exec, terminal: bool, size: tuple[int, int]) -> Hijack:
+    """Run an exec with its streams on this connection.
+
+    The connection is taken over first: clients that read the head with a buffer (docker-py) would lose output that
+    comes together with it. So a command that cannot be executed is told in its output, as dockerd does; its exit code
+    says the rest.
+    """
+    _check_runs(services, record)
 
     async def run(raw: RawStream) -> None:
-        """Clients ask for the exit code as soon as the connection ends: it must be known by then."""
+        try:
+            streams = await services.execs.start(record.id, detach=False)
+        except BiremeError as error:
+            complaint = f"{error}\r\n".encode()
+            await raw.send(complaint if terminal else frame(STDOUT, complaint))
+            return
+        assert streams is not None
+        session = _exec_session(services, record, streams, terminal)
+        if size != (0, 0):
+            with contextlib.suppress(BiremeError):
+                await services.execs.resize(record.id, *size)
         await session.run(raw)
         if not raw.gone and not session.detached:
             await services.execs.wait(record.id)
 
-    return Hijack(run, _discard(services, session), kind)
+    def discard() -> None:
+        """The client went before it was connected; what it asked for still runs."""
+        services.tasks.spawn(services.execs.start(record.id, detach=True), "exec without client")
+
+    return Hijack(run, discard, content_type(terminal, request.version))
+
+
+def _check_runs(services: Services, record: Exec) -> None:
+    instance = services.instances.find(record.instance_id)
+    if instance.status is Status.PAUSED:
+        raise Conflict(f"Container {instance.id} is paused, unpause the container before exec", subject=instance.id)
+    if not instance.running:
+        raise Conflict(f"container {instance.id} is not running", subject=instance.id)
 
 
 def _exec_session(services: Services, record: Exec, streams: Streams, terminal: bool) -> Session:
@@ -158,34 +173,3 @@ def _opened(sink: Sink) -> Callable[[], asyncio.Future[Sink | None]]:
 
 async def _nothing() -> None:
     return
-
-
-def _discard(services: Services, session: Session) -> Callable[[], None]:
-    """The client went before its exec was connected: let it run, and drop what it writes."""
-
-    def discard() -> None:
-        lost = RawStream(_NoWire())
-        lost.lose()
-        services.tasks.spawn(session.run(lost), "exec without client")
-
-    return discard
-
-
-class _NoWire:
-    def raw_write(self, data: bytes) -> None: ...
-
-    def raw_write_eof(self) -> None: ...
-
-    def raw_paused(self, paused: bool) -> None: ...
-
-    async def drain(self) -> None:
-        raise ConnectionResetError
-
-
-def _complaint(text: str, terminal: bool, kind: bytes) -> Hijack:
-    data = f"{text}\r\n".encode()
-
-    async def run(raw: RawStream) -> None:
-        await raw.send(data if terminal else frame(STDOUT, data))
-
-    return Hijack(run, lambda: None, kind)

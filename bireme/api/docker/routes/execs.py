@@ -47,13 +47,13 @@ class Execs:
     async def start(self, request: Request) -> Answer:
         body = await read_body(request, ExecStartRequest)
         record = self._execs.find(request.params[0])
-        if record.running:
-            raise Conflict(f"Error: Exec command {record.id} is already running", subject=record.id)
+        if record.running or record.exit_code is not None:
+            raise Conflict(f"Error: Exec command {record.id} has already run", subject=record.id)
         if body.Detach:
             await self._execs.start(record.id, detach=True)
             return OK_EMPTY
         size = console_size(body.ConsoleSize, body.Tty, request.version)
-        return await start_exec(self._services, request, record, body.Tty, size)
+        return start_exec(self._services, request, record, body.Tty, size)
 
     async def resize(self, request: Request) -> Answer:
         rows, columns = parameters.size(request, "h", "height"), parameters.size(request, "w", "width")

@@ -170,7 +170,11 @@ class Images:
             raise Unsupported("importing root file systems is not supported yet")
         tag = request.value("tag")
         shown = f"{name}@{tag}" if ":" in tag else f"{name}:{tag}" if tag else name
-        raise NotFound(f"cannot pull {shown}: {NO_REGISTRY}", subject=name, hint=NO_REGISTRY_HINT)
+        raise NotFound(
+            f"pull access denied for {shown}, repository does not exist: {NO_REGISTRY}",
+            subject=name,
+            hint=NO_REGISTRY_HINT,
+        )
 
     def push(self, request: Request) -> Answer:
         raise Unsupported(f"cannot push {request.params[0]}: {NO_REGISTRY}")
