@@ -23,6 +23,10 @@ RUNTIMES = [OURS, *peers()]
 USERNS = pytest.mark.parametrize("userns", [True, False], ids=["userns", "hostuser"])
 
 
+SLOW = pytest.mark.slow
+"""A program that starts a hundred times; an emulated machine runs the rest."""
+
+
 @pytest.fixture(params=RUNTIMES, ids=lambda command: "ours" if command == OURS else Path(command[0]).name)
 def runtime(request: pytest.FixtureRequest) -> Iterator[Runtime]:
     with opened(request.param) as made:
@@ -38,6 +42,7 @@ def tmp_path(runtime: Runtime) -> Path:
 
 
 @USERNS
+@SLOW
 def test_life_of_a_container(runtime: Runtime, userns: bool, tmp_path: Path) -> None:
     bundle = runtime.bundle("sleep", "1000", userns=userns)
     runtime.create("create", "--bundle", str(bundle), "--pid-file", str(tmp_path / "pid"), "one")
@@ -62,6 +67,7 @@ def test_run_gives_the_exit_code(runtime: Runtime, userns: bool) -> None:
 
 
 @USERNS
+@SLOW
 def test_a_signal_gives_128_and_its_number(runtime: Runtime, userns: bool) -> None:
     bundle = runtime.bundle("sleep", "1000", userns=userns)
     argv = runtime.argv("run", "--bundle", str(bundle), "one")
@@ -71,6 +77,7 @@ def test_a_signal_gives_128_and_its_number(runtime: Runtime, userns: bool) -> No
         assert process.wait() == 137
 
 
+@SLOW
 def test_what_the_process_sees(runtime: Runtime) -> None:
     def change(config: dict[str, Any]) -> None:
         config["hostname"] = "inside"
@@ -83,6 +90,7 @@ def test_what_the_process_sees(runtime: Runtime) -> None:
 
 
 @USERNS
+@SLOW
 def test_the_default_file_system(runtime: Runtime, userns: bool) -> None:
     script = (
         "for d in null zero full tty random urandom; do test -c /dev/$d || echo no $d; done;"
@@ -95,6 +103,7 @@ def test_the_default_file_system(runtime: Runtime, userns: bool) -> None:
     assert [line.strip() for line in lines[:5]] == ["4", "/dev/pts/ptmx", "readonly", "readonly root", "0"]
 
 
+@SLOW
 def test_mounts(runtime: Runtime, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
@@ -117,6 +126,7 @@ def test_mounts(runtime: Runtime, tmp_path: Path) -> None:
 
 
 @USERNS
+@SLOW
 def test_rights_of_the_process(runtime: Runtime, userns: bool) -> None:
     def change(config: dict[str, Any]) -> None:
         process = config["process"]
@@ -135,6 +145,7 @@ def test_rights_of_the_process(runtime: Runtime, userns: bool) -> None:
     assert [line.split()[1] for line in lines[6:9]] == ["0000000000000020", "1", "0"]
 
 
+@SLOW
 def test_a_seccomp_profile(runtime: Runtime) -> None:
     def change(config: dict[str, Any]) -> None:
         rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 18}
@@ -145,6 +156,7 @@ def test_a_seccomp_profile(runtime: Runtime) -> None:
     assert done.stdout.split() == ["Seccomp:", "2"]
 
 
+@SLOW
 def test_namespaces_are_new_or_the_ones_named(runtime: Runtime) -> None:
     first = runtime.bundle("sleep", "1000", userns=False)
     runtime.create("create", "--bundle", str(first), "one")
@@ -165,6 +177,7 @@ def test_namespaces_are_new_or_the_ones_named(runtime: Runtime) -> None:
 
 
 @USERNS
+@SLOW
 def test_exec(runtime: Runtime, userns: bool, tmp_path: Path) -> None:
     bundle = runtime.bundle("sleep", "1000", userns=userns)
     runtime.create("run", "--detach", "--bundle", str(bundle), "one")
@@ -212,6 +225,7 @@ def test_pause_and_resume(runtime: Runtime) -> None:
     runtime("delete", "--force", "one")
 
 
+@SLOW
 def test_kill_all_with_a_shared_pid_namespace(runtime: Runtime) -> None:
     def change(config: dict[str, Any]) -> None:
         namespaces = config["linux"]["namespaces"]
@@ -284,6 +298,7 @@ def test_devices_are_refused_unless_allowed(runtime: Runtime) -> None:
         assert runtime.run("sh", "-c", script, change=allow, userns=userns).stdout == "opened\nfine\n"
 
 
+@SLOW
 def test_a_command_that_is_not_there(runtime: Runtime) -> None:
     done = runtime.run("nothing", code=None)
     assert done.returncode != 0
@@ -291,6 +306,7 @@ def test_a_command_that_is_not_there(runtime: Runtime) -> None:
     assert json.loads(runtime("list", "--format", "json").stdout) in (None, [])
 
 
+@SLOW
 def test_names_are_taken_once(runtime: Runtime) -> None:
     bundle = runtime.bundle("sleep", "1000")
     runtime.create("create", "--bundle", str(bundle), "one")
@@ -299,6 +315,7 @@ def test_names_are_taken_once(runtime: Runtime) -> None:
     assert runtime.status("one") == "created"
 
 
+@SLOW
 def test_wrong_states(runtime: Runtime) -> None:
     for words in (["start", "one"], ["kill", "one"], ["delete", "one"], ["pause", "one"], ["exec", "one", "true"]):
         assert runtime(*words, code=None).returncode != 0, words
@@ -312,6 +329,7 @@ def test_wrong_states(runtime: Runtime) -> None:
     assert runtime("kill", "one", "9", code=None).returncode != 0
 
 
+@SLOW
 def test_list(runtime: Runtime) -> None:
     for name in ("one", "two"):
         runtime.create("create", "--bundle", str(runtime.bundle("sleep", "1000")), name)
@@ -324,6 +342,7 @@ def test_list(runtime: Runtime) -> None:
 PASS_AS_3 = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.execvp(sys.argv[2], sys.argv[2:])"
 
 
+@SLOW
 def test_preserved_descriptors(runtime: Runtime, tmp_path: Path) -> None:
     bundle = runtime.bundle("sh", "-c", "cat <&3")
     (tmp_path / "text").write_text("through\n")
@@ -337,6 +356,7 @@ def test_preserved_descriptors(runtime: Runtime, tmp_path: Path) -> None:
     assert done.stdout == "through\n", done.stderr
 
 
+@SLOW
 def test_signals_are_passed_on(runtime: Runtime) -> None:
     script = "trap 'echo got; exit 9' TERM; echo ready; while :; do usleep 20000; done"
     bundle = runtime.bundle("sh", "-c", script)
@@ -349,6 +369,7 @@ def test_signals_are_passed_on(runtime: Runtime) -> None:
         assert process.wait() == 9
 
 
+@SLOW
 def test_hooks_in_order(runtime: Runtime, tmp_path: Path) -> None:
     log = tmp_path / "hooks.log"
     log.touch()
@@ -391,6 +412,7 @@ def test_hooks_in_order(runtime: Runtime, tmp_path: Path) -> None:
         assert statuses["poststart"] == "running"
 
 
+@SLOW
 def test_a_hook_that_fails_ends_the_create(runtime: Runtime) -> None:
     def change(config: dict[str, Any]) -> None:
         config["hooks"] = {"createRuntime": [{"path": "/bin/false"}]}
@@ -399,6 +421,7 @@ def test_a_hook_that_fails_ends_the_create(runtime: Runtime) -> None:
     assert json.loads(runtime("list", "--format", "json").stdout) in (None, [])
 
 
+@SLOW
 def test_a_hook_that_takes_too_long(runtime: Runtime) -> None:
     def change(config: dict[str, Any]) -> None:
         config["hooks"] = {"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1}]}
@@ -406,6 +429,7 @@ def test_a_hook_that_takes_too_long(runtime: Runtime) -> None:
     assert runtime.run("true", change=change, code=None).returncode != 0
 
 
+@SLOW
 def test_the_log_file(runtime: Runtime, tmp_path: Path) -> None:
     log = tmp_path / "log.json"
     command = [

@@ -18,7 +18,7 @@ from bireme.linux import tty
 from tests.support.bundle import OURS, Runtime, opened, peers
 from tests.support.pace import eventually, patience
 
-pytestmark = [pytest.mark.needs_root]
+pytestmark = [pytest.mark.needs_root, pytest.mark.slow]
 
 
 @pytest.fixture(params=[OURS, *peers()], ids=lambda command: "ours" if command == OURS else Path(command[0]).name)

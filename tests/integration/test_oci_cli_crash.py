@@ -18,7 +18,7 @@ from bireme.linux.cgroup import open_cgroups
 from tests.support.bundle import OURS, Runtime, opened
 from tests.support.pace import SCALE, eventually
 
-pytestmark = [pytest.mark.needs_root]
+pytestmark = [pytest.mark.needs_root, pytest.mark.slow]
 
 
 @pytest.fixture
