@@ -65,6 +65,8 @@ def decode(data: bytes, body_type: type[T]) -> T:
         raise Invalid(_malformed(error, data)) from None
     if value is None:
         return body_type()
+    if b"\\u0000" in data:
+        _refuse_nul(value)
     try:
         walk = _walks[body_type]
     except KeyError:
@@ -73,6 +75,20 @@ def decode(data: bytes, body_type: type[T]) -> T:
         return msgspec.convert(walk(value) if walk is not None else value, body_type)
     except msgspec.ValidationError as error:
         raise Invalid(_mismatch(str(error), body_type.__name__)) from None
+
+
+def _refuse_nul(value: Any) -> None:
+    """No name, path, argument or variable of Linux can hold a NUL."""
+    if isinstance(value, str):
+        if "\0" in value:
+            raise Invalid(f"strings must not contain NUL: {value!r}")
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_nul(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_nul(key)
+            _refuse_nul(item)
 
 
 def _walk_of(shape: shapes.Type) -> Walk | None:

@@ -385,6 +385,7 @@ class Connection(asyncio.Protocol):
             return
         if self._paused_writing:
             self._finish_on_drain = True
+            self.deadline = self._server.clock() + self._server.limits.idle_timeout_s
             return
         self._interruptible = False
         reader = self._reader
@@ -464,6 +465,8 @@ class Connection(asyncio.Protocol):
                 self.deadline = now + self._server.limits.linger_s
             else:
                 self._transport.abort()
+        elif self._finish_on_drain:
+            self._transport.abort()
         elif self._request is not None:
             self._reader.fail(BodyLost(408, "the request body took too long"))
         elif self._reader.begun:

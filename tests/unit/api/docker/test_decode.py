@@ -118,6 +118,13 @@ def test_refusals(text: bytes, message: str) -> None:
     assert caught.value.message.startswith(message)
 
 
+def test_nul_is_refused_wherever_it_is() -> None:
+    for value in ({"Cmd": ["a\0b"]}, {"Labels": {"a\0": ""}}, {"HostConfig": {"Binds": ["/a\0:/b"]}}):
+        with pytest.raises(Invalid, match="must not contain NUL"):
+            create(value)
+    assert decode(rb'{"Cmd":["\\u0000"]}', CreateRequest).Cmd == [r"\u0000"]
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
