@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from bireme import __version__
+from bireme.api.docker.bodies import CreateRequest, ExecCreateRequest, ExecStartRequest
+from bireme.api.docker.decode import decode
 from bireme.api.docker.errors import failure
 from bireme.api.docker.routes import refused
 from bireme.api.docker.routes.containers import Containers
@@ -13,10 +17,12 @@ from bireme.api.docker.routes.networks import Networks
 from bireme.api.docker.routes.own import Own
 from bireme.api.docker.routes.system import System
 from bireme.api.docker.services import Services
+from bireme.api.docker.translate import spec_of
 from bireme.api.http.router import Router
 
 OLDEST_API = 24
 NEWEST_API = 55
+WARM_UP_DELAY_S = 0.05
 
 
 def build_router(services: Services) -> Router:
@@ -34,4 +40,13 @@ def build_router(services: Services) -> Router:
     Networks(services).register(router)
     Own(services).register(router)
     refused.register(router)
+    services.tasks.spawn(_warm_up(), "api warm-up")
     return router
+
+
+async def _warm_up() -> None:
+    """Build the tables of the bodies on the start path soon, not within somebody's first start (20 ms)."""
+    await asyncio.sleep(WARM_UP_DELAY_S)
+    spec_of(decode(b'{"Image":"x","HostConfig":{}}', CreateRequest), NEWEST_API)
+    decode(b"{}", ExecCreateRequest)
+    decode(b"{}", ExecStartRequest)
