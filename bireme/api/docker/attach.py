@@ -18,7 +18,7 @@ from bireme.api.http.message import MULTIPLEXED_STREAM, RAW_STREAM, Hijack, Requ
 from bireme.api.http.raw import RawStream
 from bireme.errors import BiremeError, Conflict
 from bireme.instance.driver import Streams
-from bireme.instance.logs import LogQuery
+from bireme.instance.logs import LogQuery, LogRecord
 from bireme.instance.state import Status
 from bireme.wire.stdcopy import STDERR, STDOUT, frame
 
@@ -40,11 +40,11 @@ async def attach(services: Services, request: Request) -> Hijack:
     terminal = spec.process.terminal
     stdout, stderr = flag(request, "stdout"), flag(request, "stderr")
     streaming = flag(request, "stream")
+    history = _history(services, instance, stdout, stderr) if flag(request, "logs") else None
     outputs: list[Output] = []
     if streaming and (stdout or stderr):
         fd = await services.consoles.attach(instance.id, stdout, stderr)
         outputs.append(Output(Source(fd), None))
-    history = _history(services, instance, stdout, stderr) if flag(request, "logs") else None
     given = None
     if streaming and flag(request, "stdin") and spec.open_stdin:
         given = _instance_input(services, instance, KeyWatcher(keys) if terminal else None)
@@ -96,11 +96,18 @@ async def _runs(services: Services, instance: Instance) -> bool:
     return False
 
 
-async def _history(services: Services, instance: Instance, stdout: bool, stderr: bool) -> AsyncIterator[bytes]:
+def _history(services: Services, instance: Instance, stdout: bool, stderr: bool) -> AsyncIterator[bytes]:
+    """The log up to now; raises at once when there is none to read."""
     query = LogQuery(stdout=stdout, stderr=stderr, until_ns=time.time_ns())
-    terminal = instance.spec.process.terminal
-    async for record in services.logs.read(instance.id, query):
-        yield record.data if terminal else frame(record.stream, record.data)
+    return _shown(services.logs.read(instance.id, query), instance.spec.process.terminal)
+
+
+async def _shown(records: AsyncIterator[LogRecord], terminal: bool) -> AsyncIterator[bytes]:
+    try:
+        async for record in records:
+            yield record.data if terminal else frame(record.stream, record.data)
+    finally:
+        await close(records)
 
 
 def start_exec(services: Services, request: Request, record: Exec, terminal: bool, size: tuple[int, int]) -> Hijack:

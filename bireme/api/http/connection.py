@@ -475,9 +475,10 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def close(self, *, now: bool) -> None:
-        """The server ends: idle connections close, busy ones after their answer, or at once with `now`."""
+        """The server ends: connections that wait for the client, stream, or were taken over end at once; what is
+        being answered gets to its end, or is cut with `now`."""
         self._reader.keep_alive = False
-        if now:
+        if now or self._interruptible or self._phase is Phase.RAW:
             if self._task is not None:
                 self._task.cancel()
             self._transport.abort()

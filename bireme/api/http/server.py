@@ -48,8 +48,8 @@ class ServerLimits:
 class Server:
     """Serves one Router on any number of sockets.
 
-    `close` stops listening and lets answers under way finish for `grace_s`; streams and hijacked connections are then
-    cut. Background work goes through `tasks`.
+    `close` stops listening, ends streams and hijacked connections, and lets other answers under way finish for
+    `grace_s`. Background work goes through `tasks`.
     """
 
     def __init__(self, router: Router, tasks: TaskGroup, limits: ServerLimits | None = None) -> None:

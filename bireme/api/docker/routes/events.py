@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 from bireme.api.docker.answers import encode
@@ -44,9 +45,9 @@ class Events:
         if until and not since:
             since = 0 if until > time.time_ns() else 1
         kind = _content_type(request)
-        events = self._events.subscribe(since or None, until or None)
         prefix = b"\x1e" if kind == _SEQUENCE else b""
-        return Stream(_chunks(events, filters, request.version < LEGACY_FIELDS_UNTIL, prefix), kind)
+        subscribe = partial(self._events.subscribe, since or None, until or None)
+        return Stream(_chunks(subscribe, filters, request.version < LEGACY_FIELDS_UNTIL, prefix), kind)
 
 
 def _bound(request: Request, name: str) -> int:
@@ -64,7 +65,11 @@ def _content_type(request: Request) -> bytes:
     return JSON if request.version < LEGACY_FIELDS_UNTIL else _LINES[0]
 
 
-async def _chunks(events: AsyncIterator[Event], filters: Filters, legacy: bool, prefix: bytes) -> AsyncIterator[bytes]:
+async def _chunks(
+    subscribe: Callable[[], AsyncIterator[Event]], filters: Filters, legacy: bool, prefix: bytes
+) -> AsyncIterator[bytes]:
+    """Subscribed to when the stream begins, which is before the client can know that it does."""
+    events = subscribe()
     try:
         async for event in events:
             if not filters or matches(event, filters):
