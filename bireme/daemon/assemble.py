@@ -34,7 +34,7 @@ from bireme.engine.watch import FileWatcher
 from bireme.errors import BiremeError, Conflict
 from bireme.image.store import ImageStore
 from bireme.instance.driver import Driver
-from bireme.linux import procfs
+from bireme.linux import probe, procfs
 from bireme.linux.fd import lock_file
 from bireme.network.bridge import BridgeNetwork
 from bireme.network.driver import BridgeConfig
@@ -70,6 +70,8 @@ class Daemon:
     async def start(self) -> None:
         config = self._config
         self._claim()
+        if config.userns:
+            probe.require_idmapped_mounts(config.data_root)
         ensure_keeper(config.run_root)
         connected = self._connect()
         self._open_stores()

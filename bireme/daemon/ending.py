@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 
+from bireme.daemon.config import Config
 from bireme.drivers.container.link import SupervisorLink
-from bireme.errors import BiremeError
+from bireme.errors import BiremeError, Unavailable, Unsupported
+from bireme.network.bridge import BridgeNetwork
+from bireme.network.driver import BridgeConfig
 from bireme.wire import supervision
 
 GRACE_S = 10.0
@@ -28,6 +32,17 @@ async def end_without_engine(socket_path: str) -> None:
     finally:
         link.close()
         runner.cancel()
+
+
+def remove_network(config: Config) -> None:
+    """The bridge and the firewall table of an engine that is gone; they have no process to end."""
+    bridge = BridgeNetwork(BridgeConfig(tag=config.tag, bridge=config.bridge_name))
+    try:
+        bridge.teardown()
+    except (Unavailable, Unsupported) as error:
+        print(f"biremed: {error}", file=sys.stderr)  # noqa: T201
+    finally:
+        bridge.close()
 
 
 async def _end_all(link: SupervisorLink) -> None:

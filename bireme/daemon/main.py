@@ -99,6 +99,10 @@ def stop_everything(config: settings.Config) -> int:
         from bireme.daemon.ending import end_without_engine
 
         asyncio.run(end_without_engine(config.supervisor_socket))
+    if not engine and config.bridge.enabled:
+        from bireme.daemon.ending import remove_network
+
+        remove_network(config)
     if keeper and not wait_gone(keeper, SHUTDOWN_DEADLINE_S):
         print(f"biremed: the keeper (pid {keeper}) did not stop", file=sys.stderr)  # noqa: T201
         return 1

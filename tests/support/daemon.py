@@ -39,6 +39,7 @@ class RunningEngine:
 
     def __init__(self, root: pathlib.Path, *options: str) -> None:
         self.root = root
+        root.mkdir(parents=True, exist_ok=True)
         self.run_root = f"/run/bt-{secrets.token_hex(4)}"
         self.data_root = str(root / "data")
         self.config = Config(data_root=self.data_root, run_root=self.run_root)
@@ -121,7 +122,7 @@ class RunningEngine:
     def leftovers(self) -> list[str]:
         """What of this engine is still in the kernel; [] is how it should be after `close`."""
         tag = self.config.tag
-        left = [f"process {pid}: {_arguments(str(pid))}" for pid in self.processes()]
+        left = [f"process {pid}: {line}" for pid in self.processes() if (line := _arguments(str(pid)))]
         base = "/sys/fs/cgroup"
         for directory in (base, *(f"{base}/{n}" for n in os.listdir(base) if os.path.isdir(f"{base}/{n}"))):
             left += [f"cgroup {directory}/{n}" for n in os.listdir(directory) if tag in n and n.startswith("bireme")]

@@ -67,16 +67,9 @@ def plan_instance(placement: Placement, host: Host) -> LaunchPlan:
     """The launch plan: OCI configuration, root, and what Docker adds to both."""
     spec = placement.spec
     userns = uses_userns(spec, host)
-    root = RootPlan(
-        lower=[*placement.root.lower, *_base(placement, host)],
-        upper=placement.root.upper,
-        work=placement.root.work,
-        readonly=spec.read_only_root,
-        idmap=userns,
-    )
     plan = plan_launch(
         configure(placement, host),
-        root,
+        _root(placement, host, userns),
         user=spec.process.user or "0",
         groups=spec.process.groups,
         seccomp="default" if _default_seccomp(spec) else "",
@@ -99,8 +92,13 @@ def plan_instance(placement: Placement, host: Host) -> LaunchPlan:
     return plan
 
 
-def _base(placement: Placement, host: Host) -> list[str]:
-    return [host.base_layer] if host.base_layer and placement.root.upper else []
+def _root(placement: Placement, host: Host, userns: bool) -> RootPlan:
+    """Layers for an overlay, or the one directory a copying snapshotter made."""
+    made, readonly = placement.root, placement.spec.read_only_root
+    if not made.lower:
+        return RootPlan(path=made.upper, readonly=readonly, idmap=userns)
+    base = [host.base_layer] if host.base_layer and made.upper else []
+    return RootPlan(lower=[*made.lower, *base], upper=made.upper, work=made.work, readonly=readonly, idmap=userns)
 
 
 def configure(placement: Placement, host: Host) -> Config:
