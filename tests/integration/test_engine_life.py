@@ -57,7 +57,12 @@ def test_sigterm_with_nothing_running_ends_everything(tmp_path: pathlib.Path) ->
 def test_two_engines_never_touch(tmp_path: pathlib.Path) -> None:
     with running_engine(tmp_path / "a") as one, running_engine(tmp_path / "b") as two:
         for engine in (one, two):
-            assert engine.bireme("run", "-d", "--name", "same", "busybox", "sleep", "1000").returncode == 0
+            assert (
+                engine.bireme(
+                    "run", "-d", "--name", "same", "--stop-signal", "KILL", "busybox", "sleep", "9999"
+                ).returncode
+                == 0
+            )
         assert one.config.bridge_name != two.config.bridge_name
         two.kill("biremed")
         two.kill("bireme-supervisor")
