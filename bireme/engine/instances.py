@@ -301,11 +301,10 @@ class Instances:
         self.publish(instance, "pause" if verb is Verb.PAUSE else "unpause")
 
     async def update(self, reference: str, limits: Limits) -> None:
-        """Replace the limits; a running instance feels them at once. Fields left at their default keep their value."""
+        """Replace the limits, all of them; a running instance feels them at once."""
         instance = self.find(reference)
         async with instance.locked():
-            merged = msgspec.structs.replace(instance.spec.limits, **_given(limits))
-            spec = msgspec.structs.replace(instance.spec, limits=merged)
+            spec = msgspec.structs.replace(instance.spec, limits=limits)
             if instance.running:
                 await need(self.driver(instance), Update, "update").update(instance.id, spec)
             await self._table.redefine(instance, msgspec.structs.replace(instance.definition, spec=spec))
@@ -317,12 +316,6 @@ class Instances:
         self._events.publish(
             "container", action, instance.id, {**spec.labels, "image": spec.image, "name": instance.name, **more}
         )
-
-
-def _given(limits: Limits) -> dict[str, object]:
-    """The fields that differ from "not said"."""
-    unset = Limits()
-    return {f: v for f in limits.__struct_fields__ if (v := getattr(limits, f)) != getattr(unset, f)}
 
 
 async def _ends(gone: asyncio.Future[ExitStatus], timeout_s: float | None) -> bool:

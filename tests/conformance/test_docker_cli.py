@@ -324,3 +324,14 @@ def test_what_is_refused_says_why(engine: RunningEngine, arguments: tuple[str, .
     assert done.returncode in (1, 125), done
     assert message in done.stderr
     assert done.stderr.strip()
+
+
+def test_update_of_a_running_container(engine: RunningEngine) -> None:
+    out(engine, "run", "-d", "--name", "x1", "--pids-limit", "20", "--memory", "64m", "busybox", "sleep", "1000")
+    out(engine, "update", "--pids-limit", "-1", "--memory", "128m", "--memory-swap", "-1", "x1")
+    v1 = "/sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/pids/pids.max"
+    v2 = "/sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max"
+    shown = out(engine, "exec", "x1", "sh", "-c", f"cat {v1} 2>/dev/null || cat {v2}")
+    assert shown.split() == [str(128 << 20), "max"]
+    refused = docker(engine, "update", "--memory", "1m", "x1")
+    assert "Minimum memory limit allowed is 6MB" in refused.stderr

@@ -14,7 +14,7 @@ from typing import Any
 from bireme.drivers.container import config as oci
 from bireme.drivers.container.link import LaunchRefused, LinkLost, SupervisorLink, start_error
 from bireme.drivers.container.readings import process_rows, to_stat
-from bireme.drivers.container.resources import from_limits
+from bireme.drivers.container.resources import for_update
 from bireme.errors import Conflict, NotFound
 from bireme.instance.driver import (
     Adopted,
@@ -220,7 +220,7 @@ class ContainerDriver:
         await self._retried("resume", id=instance)
 
     async def update(self, instance: InstanceId, spec: InstanceSpec) -> None:
-        await self._retried("update", id=instance, limits=from_limits(spec.limits))
+        await self._retried("update", id=instance, limits=for_update(spec.limits))
 
     async def stats(self, instance: InstanceId) -> Stat:
         answer, _ = await self._retried("stats", id=instance)

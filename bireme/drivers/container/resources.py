@@ -28,11 +28,20 @@ def resources(spec: InstanceSpec) -> Resources:
 
 
 def from_limits(limits: Limits) -> Resources:
-    """Limits alone, for create and for update."""
+    """Limits alone."""
     made: dict[str, Any] = {"memory": _memory(limits), "cpu": _cpu(limits), "blockIO": _block(limits)}
     if limits.pids:
         made["pids"] = {"limit": limits.pids}
     return {k: v for k, v in made.items() if v}  # type: ignore[return-value]
+
+
+def for_update(limits: Limits) -> Resources:
+    """Limits for an instance that may have had others: what is not limited any more is said so."""
+    made: dict[str, Any] = dict(from_limits(limits))
+    made["pids"] = {"limit": limits.pids or -1}
+    made["memory"] = {"limit": -1, "swap": -1, **made.get("memory", {})}
+    made["cpu"] = {"shares": 1024, "quota": -1, **made.get("cpu", {})}
+    return made  # type: ignore[return-value]
 
 
 def _memory(limits: Limits) -> dict[str, Any]:
