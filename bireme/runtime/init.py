@@ -149,7 +149,7 @@ def execute(
         identity.give_up(caps)
     if filter_program:
         progress.stage = "seccomp"
-        seccomp.load(filter_program)
+        seccomp.load(filter_program, what["seccomp_flags"])
     if not what["no_new_privs"]:
         progress.stage = "capabilities"
         identity.give_up(caps)

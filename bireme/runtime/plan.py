@@ -161,7 +161,13 @@ def plan_launch(
         "domainname": config.get("domainname", ""),
         "sysctl": dict(linux.get("sysctl", {})),
         "network": {"interfaces": []},
-        "process": plan_process(process, user=user, groups=groups, seccomp=_seccomp(linux, process, seccomp)),
+        "process": plan_process(
+            process,
+            user=user,
+            groups=groups,
+            seccomp=_seccomp(linux, process, seccomp),
+            seccomp_flags=_seccomp_flags(linux, seccomp),
+        ),
         "cgroup_path": linux.get("cgroupsPath", ""),
         "hold": hold,
         "pass_files": pass_files,
@@ -181,7 +187,13 @@ def plan_exec(
     pass_files: int = 0,
 ) -> ExecPlan:
     """The plan of one more process in a running container; `seccomp` and the errors as for `plan_launch`."""
-    plan = plan_process(process, user=user, groups=groups, seccomp=_seccomp(linux or {}, process, seccomp))
+    plan = plan_process(
+        process,
+        user=user,
+        groups=groups,
+        seccomp=_seccomp(linux or {}, process, seccomp),
+        seccomp_flags=_seccomp_flags(linux or {}, seccomp),
+    )
     plan["pass_files"] = pass_files
     return plan
 
@@ -260,6 +272,11 @@ def _root_propagation(word: str) -> int:
         raise Invalid(f"unknown rootfsPropagation {word!r}", subject=word)
     value = _PROPAGATIONS[word]
     return 0 if value == 1 << 18 else value
+
+
+def _seccomp_flags(linux: Linux, word: str) -> int:
+    """What linux.seccomp asks the filter to be loaded with; the default profile has no flags."""
+    return 0 if word or "seccomp" not in linux else filters.profile_flags(dict(linux["seccomp"]))
 
 
 def _seccomp(linux: Linux, process: Process, word: str) -> str:

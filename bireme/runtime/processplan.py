@@ -67,6 +67,8 @@ class ExecPlan(TypedDict):
     capabilities: CapabilityPlan
     no_new_privs: bool
     seccomp: str
+    seccomp_flags: int
+    """SECCOMP_FILTER_FLAG_* the filter is loaded with."""
     terminal: bool
     rows: int
     columns: int
@@ -77,7 +79,9 @@ class ExecPlan(TypedDict):
     pass_files: NotRequired[int]
 
 
-def plan_process(process: Process, *, user: str, groups: Sequence[str], seccomp: str) -> ExecPlan:
+def plan_process(
+    process: Process, *, user: str, groups: Sequence[str], seccomp: str, seccomp_flags: int = 0
+) -> ExecPlan:
     """Check and flatten the specification's process; Invalid says what is wrong."""
     args = process.get("args", [])
     if not args:
@@ -103,6 +107,7 @@ def plan_process(process: Process, *, user: str, groups: Sequence[str], seccomp:
         "capabilities": plan_capabilities(process.get("capabilities")),
         "no_new_privs": bool(process.get("noNewPrivileges")),
         "seccomp": seccomp,
+        "seccomp_flags": seccomp_flags,
         "terminal": bool(process.get("terminal")),
         "rows": box["height"] if box else 0,
         "columns": box["width"] if box else 0,

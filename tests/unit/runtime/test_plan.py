@@ -237,3 +237,14 @@ def test_an_exec_plan() -> None:
     assert (plan["user"], plan["group_names"], plan["seccomp"]) == ("kim", ["staff"], "default")
     assert plan["capabilities"]["bounding"] == 0xA80425FB
     assert plan["capabilities"]["inheritable"] == plan["capabilities"]["ambient"] == 0
+
+
+def test_flags_of_a_seccomp_profile_reach_the_load() -> None:
+    profile = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "flags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"],
+    }
+    assert _plan(_config(seccomp=profile))["process"]["seccomp_flags"] == 6
+    assert _plan(seccomp="default")["process"]["seccomp_flags"] == 0
+    with pytest.raises(Unsupported, match="SECCOMP_FILTER_FLAG_NEW_LISTENER"):
+        _plan(_config(seccomp={**profile, "flags": ["SECCOMP_FILTER_FLAG_NEW_LISTENER"]}))
