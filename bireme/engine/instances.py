@@ -127,7 +127,7 @@ class Instances:
         async with instance.locked():
             if self._table.get(instance.id) is None:
                 return
-            instance.state.status = apply(instance.status, Verb.REMOVE, instance.id)
+            instance.state.status = apply(instance.status, Verb.REMOVE, f"/{instance.name}")
             try:
                 await self._table.delete(instance)
             except BaseException:
