@@ -12,6 +12,7 @@ import pytest
 
 from bireme.errors import BiremeError, NotFound
 from bireme.linux.cgroup import CgroupLimits, CgroupManager, limits_from_resources, open_cgroups
+from bireme.linux.cgroup.dynmods import open_dynmods
 from bireme.linux.cgroup.v1 import CgroupsV1
 from tests.suites.cgroup import CgroupContract, child
 from tests.support.pace import eventually
@@ -99,9 +100,23 @@ class TestCgroupsV1(CgroupContract):
 
 
 def test_dynmods_is_held_while_open(subtree: str) -> None:
-    manager = open_cgroups(subtree, favordynmods=True)
+    def is_mounted() -> bool:
+        return f":name={subtree}:" in Path("/proc/self/cgroup").read_text()
+
+    held = open_dynmods(subtree)
+    try:
+        assert is_mounted()
+        os.close(open_dynmods(subtree))
+        assert is_mounted()
+    finally:
+        os.close(held)
+    eventually(lambda: not is_mounted())
+
+
+def test_a_manager_with_dynmods(manager: CgroupManager, subtree: str) -> None:
+    other = open_cgroups(subtree, favordynmods=True)
     try:
         assert ":name=bireme:" in Path("/proc/self/cgroup").read_text()
+        other.create("one")
     finally:
-        manager.close_subtree()
-    eventually(lambda: ":name=bireme:" not in Path("/proc/self/cgroup").read_text())
+        other.close()
