@@ -11,6 +11,8 @@ become the keeper's, whose exits are remembered until a new supervisor has writt
       ready         ---->                                 (reset of the restart back-off)
       hold NAME...  ----> + descriptors
       drop NAME...  ---->
+      sync N        ---->
+                    <---- synced N                        (what was said before is done)
       forget PID... ---->                                 (the exit is written down)
                     <---- stop                            (SIGTERM: end if nothing runs)
       end           ---->                                 (nothing runs, all is clean: do not restart me)
@@ -194,6 +196,8 @@ class Keeper:
         if verb == "drop":
             for name in rest:
                 self._drop(name)
+        elif verb == "sync":
+            self.send("\n".join(["synced", *rest]))
         elif verb == "forget":
             for pid in rest:
                 self.exits.pop(int(pid), None)

@@ -33,6 +33,8 @@ class KeeperLink:
         self._sock.settimeout(_PATIENCE_S)
         self.held: dict[str, int] = {}
         self._dropped: list[str] = []
+        self._synced: dict[str, Callable[[], object]] = {}
+        self._syncs = 0
         self.lost = False
         self.on_exit: Callable[[process.Exit], None] = lambda ended: None
         self.on_stop: Callable[[], None] = lambda: None
@@ -78,6 +80,8 @@ class KeeperLink:
             self.on_exit(_exit(words))
         elif verb == "stop":
             self.on_stop()
+        elif verb == "synced":
+            self._synced.pop(words[0], lambda: None)()
 
     def _lose(self) -> None:
         if not self.lost:
@@ -100,6 +104,13 @@ class KeeperLink:
         while self._dropped:
             part, self._dropped = self._dropped[:_MAX_NAMES], self._dropped[_MAX_NAMES:]
             self._send(["drop", *part])
+
+    def sync(self, callback: Callable[[], object]) -> None:
+        """Call back once the keeper has let go of everything dropped before."""
+        self.flush()
+        self._syncs += 1
+        self._synced[str(self._syncs)] = callback
+        self._send(["sync", str(self._syncs)])
 
     def forget(self, pid: int) -> None:
         self._send(["forget", str(pid)])

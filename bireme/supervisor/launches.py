@@ -157,9 +157,10 @@ class Launches:
         self._nursery.spawn(slot, wanted, interfaces, lambda _slot, error: self._born(request, error))
 
     def _born(self, request: Launch, error: BiremeError | None) -> None:
+        """Nothing of the plan has gone into a spare yet, so whatever killed it says nothing about the plan."""
         if error is None:
             self._begin(request)
-        elif request.cold or isinstance(error, sync.StartFailed):
+        elif request.cold:
             self._fail(request, error)
         else:
             self._try_cold(request)

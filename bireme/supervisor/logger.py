@@ -5,6 +5,7 @@ its pipes (or the terminal's master), a descriptor of the log's directory, and t
 capabilities and an empty root. How it survives being killed is told in ledger.py.
 
     supervisor                               logger
+      ledger{}                       ---->              descriptors: ledger, both ends of the stage
       open{key, sources, log, sinks} ---->              descriptors: [directory] sources... sinks...
       begin{}                        ---->              everything known is opened: finish the interrupted step, go
       sink{key, sink}                ---->              descriptor: one more client
@@ -377,11 +378,11 @@ def _refuse_to_spill(text: bytes) -> int:
     raise SyscallError(errno.EMSGSIZE, "send", f"{len(text)} bytes")
 
 
-def run(control: socket.socket, ledger: int, stage: tuple[int, int], lock_path: str, empty_root: str) -> None:
+def run(control: socket.socket, lock_path: str, empty_root: str) -> None:
     """What the fork does. Waits until a predecessor is gone, gives up every right, moves output until the supervisor
     closes the socket."""
     process.set_name("bireme-logger")
-    fdlib.close_all_but([control.fileno(), ledger, *stage])
+    fdlib.close_all_but([control.fileno()])
     lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fdlib.lock_file(lock, block=True)
     os.chroot(empty_root)
@@ -390,4 +391,7 @@ def run(control: socket.socket, ledger: int, stage: tuple[int, int], lock_path: 
     process.set_no_new_privs()
     capabilities.drop_bounding(0)
     capabilities.set_sets(0, 0, 0)
-    Logger(control, ledger, stage).run()
+    data, fds = fdlib.recv_fds(control)
+    if data:
+        ledger, stage_read, stage_write = fds
+        Logger(control, ledger, (stage_read, stage_write)).run()

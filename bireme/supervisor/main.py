@@ -5,7 +5,7 @@
                           `- relay
 
 One thread, one epoll loop; nothing here waits for anything but the kernel. It is put together in `Supervisor`, in the
-order that matters: descriptors from the keeper, helpers (forked while no instance is known), then the past, then the
+order that matters: helpers (forked while no instance is known), descriptors from the keeper, then the past, then the
 socket. Idle work (spares, tear-down, journal) happens after 5 ms without an event.
 """
 
@@ -61,13 +61,13 @@ class Supervisor:
         self.loop = Loop(on_error=_on_error)
         self.keeper = KeeperLink(keeper_fd)
         self.children = Children(self.loop, self.keeper)
+        self._start_helpers()
         self.handover = self.keeper.receive_handover()
         self.used: set[str] = set()
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self.journal = Journal(self._path("journal"))
         self.table = Table(self.journal)
-        self._make_helpers()
-        self.outputs = Outputs(self.loop, self.keeper, self.logger)
+        self.outputs = Outputs(self.loop, self.keeper, self.logger, self._ledger())
         self.relaying = Relaying(self.keeper, self.journal, self.relay)
         self.slots = Slots(self.keeper)
         self.server = Server(self.loop, self._listener())
@@ -95,25 +95,37 @@ class Supervisor:
         self.used.add(name)
         return self.handover.fds.get(name, -1)
 
-    def _make_helpers(self) -> None:
-        ledger = self._taken("log/ledger")
-        stage = (self._taken("log/stage/read"), self._taken("log/stage/write"))
-        if ledger < 0 or min(stage) < 0:
-            ledger = Ledger.create()
-            stage = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            self.keeper.hold({"log/ledger": ledger, "log/stage/read": stage[0], "log/stage/write": stage[1]})
+    def _start_helpers(self) -> None:
+        """First of all: their memory then knows of no instance, and no descriptor of one is open in them."""
         void, lock = self._path("void"), self._path("logger.lock")
         os.makedirs(void, 0o500, exist_ok=True)
 
         def run_logger(control: socket.socket) -> None:
-            logger.run(control, ledger, stage, lock, void)
+            logger.run(control, lock, void)
 
         def run_relay(control: socket.socket) -> None:
             relay.run(control, void)
 
-        self.zygote = Service("zygote", self.run_root, self.loop, self.children, zygote.run, zygote.replace)
-        self.logger = Service("logger", self.run_root, self.loop, self.children, run_logger)
-        self.relay = Service("relay", self.run_root, self.loop, self.children, run_relay)
+        loop, children = self.loop, self.children
+        self.zygote = Service("zygote", self.run_root, loop, children, zygote.run, zygote.replace)
+        self.logger = Service("logger", self.run_root, loop, children, run_logger)
+        self.relay = Service("relay", self.run_root, loop, children, run_relay, outlives=True)
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        for helper in (self.zygote, self.logger, self.relay):
+            helper.start()
+
+    def _ledger(self) -> tuple[int, int, int]:
+        """The logger's memory: the ledger and both ends of the stage, a predecessor's if there was one."""
+        names = ("log/ledger", "log/stage/read", "log/stage/write")
+        kept = [self._taken(name) for name in names]
+        if min(kept) >= 0:
+            return kept[0], kept[1], kept[2]
+        ledger = Ledger.create()
+        read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.keeper.hold(dict(zip(names, (ledger, read, write), strict=True)))
+        return ledger, read, write
 
     def _listener(self) -> socket.socket:
         """The socket survives us with the keeper, so that nobody who connects meanwhile is refused."""
@@ -125,13 +137,8 @@ class Supervisor:
         return sock
 
     def start(self) -> None:
-        """Helpers first, while this memory knows of no instance."""
-        gc.collect()
-        gc.freeze()
-        gc.disable()
+        """Bring back the past, then open the door."""
         self.zygote.on_started = self._zygote_started
-        for helper in (self.zygote, self.logger, self.relay):
-            helper.start()
         self._watch_signals()
         self.loop.add(self.keeper.fileno(), self.keeper.on_readable)
         self.keeper.on_stop = self.ending.wish

@@ -91,17 +91,19 @@ class Output:
 
 
 class Outputs:
-    """All of them, and the logger."""
+    """All of them, and the logger. `ledger`: the ledger's memfd and both ends of the stage."""
 
-    def __init__(self, loop: Loop, keeper: KeeperLink, logger: Service) -> None:
+    def __init__(self, loop: Loop, keeper: KeeperLink, logger: Service, ledger: tuple[int, int, int]) -> None:
         self._loop = loop
         self._keeper = keeper
         self._logger = logger
         self._outputs: dict[str, Output] = {}
         self._quiet: dict[int, Output] = {}
+        self._ledger = ledger
         self._complete = False
         logger.on_message = self._on_message
         logger.on_started = self._on_logger_started
+        self._introduce()
 
     def add(self, output: Output) -> None:
         """Watch a new output."""
@@ -181,8 +183,12 @@ class Outputs:
         )
         fdlib.close_quietly(directory)
 
+    def _introduce(self) -> None:
+        self._logger.send({"op": "ledger"}, self._ledger)
+
     def _on_logger_started(self) -> None:
         """A new logger gets everything its predecessor had, and only then begins."""
+        self._introduce()
         for output in list(self._outputs.values()):
             if output.engaged:
                 self._open(output, fresh=False)

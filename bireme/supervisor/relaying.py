@@ -70,15 +70,16 @@ class Relaying:
         self._ask(caller, {"op": "relay_add", "id": identity, "entries": entries}, fds)
 
     def remove(self, caller: Caller, message: dict[str, Any], fds: list[int]) -> None:
+        """Answered when nobody has the ports any more: they can be taken again at once."""
         fdlib.close_quietly(*fds)
+        request = {"op": "relay_remove", "id": message["id"]}
         self._forget(message["id"])
-        self._ask(caller, {"op": "relay_remove", "id": message["id"]}, [])
+        self._keeper.sync(lambda: self._ask(caller, request, []))
 
     def _forget(self, identity: str) -> None:
         ports = self._ports.pop(identity, None)
         if ports is not None:
             self._keeper.drop(ports.names)
-            self._keeper.flush()
             fdlib.close_quietly(*ports.fds)
             self._journal.write({"t": "ports", "id": identity, "entries": [], "names": []})
 

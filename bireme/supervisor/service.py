@@ -26,7 +26,8 @@ _SEND_PATIENCE_S = 10.0
 
 class Service:
     """`run(control)` is what the fork does and never returns, `replacement` what a later one does; `on_message(message,
-    fds)` gets what it says; `on_started()` runs after each start, the first included."""
+    fds)` gets what it says; `on_started()` runs after each start, the first included. `outlives`: when the supervisor
+    dies it finishes what it has begun instead of dying at once."""
 
     def __init__(
         self,
@@ -36,6 +37,8 @@ class Service:
         children: Children,
         run: Callable[[socket.socket], None],
         replacement: Callable[[socket.socket], None] | None = None,
+        *,
+        outlives: bool = False,
     ) -> None:
         self.name = name
         self.pid = 0
@@ -44,6 +47,7 @@ class Service:
         self._children = children
         self._run = run
         self._replacement = replacement or run
+        self._outlives = outlives
         self._control: socket.socket | None = None
         self._failures = 0
         self._started_s = 0.0
@@ -56,7 +60,7 @@ class Service:
         pid = process.fork()
         if pid == 0:
             ours.close()
-            become_helper(self._run, theirs)
+            become_helper(self._run, theirs, outlives=self._outlives)
         theirs.close()
         self._run = self._replacement
         ours.settimeout(_SEND_PATIENCE_S)
@@ -135,14 +139,15 @@ class Service:
             return
 
 
-def become_helper(run: Callable[[socket.socket], None], control: socket.socket) -> None:
-    """In the fork: default signals, death of the parent ends us too, nothing returns."""
+def become_helper(run: Callable[[socket.socket], None], control: socket.socket, *, outlives: bool) -> None:
+    """In the fork: default signals, the parent's death ends us too (unless we finish by ourselves), nothing returns."""
     code = 1
     try:
         signal.set_wakeup_fd(-1)
         for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, signal.SIG_DFL)
-        process.set_pdeathsig(signal.SIGKILL)
+        if not outlives:
+            process.set_pdeathsig(signal.SIGKILL)
         control.setblocking(True)
         run(control)
         code = 0

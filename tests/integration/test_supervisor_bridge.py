@@ -183,4 +183,5 @@ def test_published_ports_are_held_and_relayed_over_every_death(rig: Rig, client:
     again.call("relay_remove", id="web")
     with pytest.raises(ConnectionRefusedError):
         ask(outside, port)
+    outside.run(socket.create_server, ("::1", port), family=socket.AF_INET6).close()
     server.close()

@@ -28,6 +28,9 @@ class FakeKeeper:
     def flush(self) -> None:
         return
 
+    def sync(self, callback: Callable[[], object]) -> None:
+        callback()
+
     def forget(self, pid: int) -> None:
         self.forgotten.append(pid)
 

@@ -33,6 +33,13 @@ def wait_until(condition: Callable[[], object], what: str, deadline_s: float = D
         time.sleep(0.01)
 
 
+def _directories(home: Path) -> list[Path]:
+    try:
+        return [Path(entry.path) for entry in os.scandir(home) if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs (a zombie does not)."""
     try:
@@ -209,8 +216,14 @@ class Rig:
         return "".join(record["log"] for record in self.records(identity) if record["stream"] == stream)
 
     def cgroups(self) -> list[str]:
-        """Directories of ours anywhere below /sys/fs/cgroup."""
-        return [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{self.subtree}/*") if path.is_dir()]
+        """Cgroups in our subtree, in every hierarchy."""
+        return [str(path) for home in self.subtrees() for path in _directories(home)]
+
+    def subtrees(self) -> list[Path]:
+        """Our subtree in the unified hierarchy and in each controller's."""
+        root = Path("/sys/fs/cgroup")
+        homes = [root / self.subtree, *(path / self.subtree for path in _directories(root))]
+        return [home for home in homes if home.is_dir()]
 
     def close(self) -> None:
         for client in self.clients:
@@ -247,7 +260,7 @@ class Rig:
                 wait_until(lambda pid=pid: not alive(pid), "a killed process to end", 30)  # type: ignore[misc]
         for path in self.cgroups():
             self._empty(Path(path))
-        for path in sorted(Path("/sys/fs/cgroup").glob(f"**/{self.subtree}"), reverse=True):
+        for path in self.subtrees():
             path.rmdir()
 
     def _empty(self, path: Path) -> None:

@@ -159,3 +159,19 @@ def test_one_lock_per_run_root(tmp_path: Path) -> None:
     second = keeper.take_lock(path, wait=False)
     assert second >= 0
     os.close(second)
+
+
+def test_sync_comes_after_what_was_dropped(kept: tuple[Keeper, KeeperLink]) -> None:
+    made, link = kept
+    read, write = os.pipe()
+    link.hold({"x": read})
+    os.close(read)
+    done: list[dict[str, int]] = []
+    link.drop(["x"])
+    link.sync(lambda: done.append(dict(made.held)))
+    assert made.receive()
+    link.on_readable(0)
+    assert done == [{}]
+    with pytest.raises(BrokenPipeError):
+        os.write(write, b"x")
+    os.close(write)

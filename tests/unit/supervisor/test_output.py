@@ -23,7 +23,8 @@ class Desk:
         self.loop = ManualLoop()
         self.keeper = FakeKeeper()
         self.logger = FakeService()
-        self.outputs = Outputs(cast("Any", self.loop), cast("Any", self.keeper), cast("Any", self.logger))
+        self.outputs = Outputs(cast("Any", self.loop), cast("Any", self.keeper), cast("Any", self.logger), (0, 1, 2))
+        assert self.logger.take() == [{"op": "ledger"}]
         self.out, self.out_write = os.pipe()
         self.err, self.err_write = os.pipe()
         described = {"path": str(directory / "log"), "max_size_bytes": 5, "max_files": 2} if log else {}
@@ -155,7 +156,8 @@ def test_a_new_logger_gets_everything_again_and_then_begins(desk: Desk) -> None:
     desk.outputs.add_client(desk.output, client)
     desk.logger.take()
     desk.logger.on_started()
-    opened, begun = desk.logger.take()
+    introduced, opened, begun = desk.logger.take()
+    assert introduced == {"op": "ledger"}
     assert opened["sources"][0]["fresh"] is False
     assert opened["sinks"] == [{"sink": 0, "stdout": True, "stderr": False}]
     assert begun == {"op": "begin"}
@@ -166,7 +168,7 @@ def test_a_new_logger_gets_everything_again_and_then_begins(desk: Desk) -> None:
 
 def test_a_first_logger_does_not_begin_before_the_past_is_known(desk: Desk) -> None:
     desk.logger.on_started()
-    assert desk.logger.take() == []
+    assert desk.logger.take() == [{"op": "ledger"}]
     desk.outputs.resume(desk.output)
     desk.outputs.begin()
     assert [said["op"] for said in desk.logger.take()] == ["open", "begin"]
