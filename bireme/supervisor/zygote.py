@@ -74,7 +74,16 @@ def run(control: socket.socket) -> None:
     """What the fork does."""
     process.set_name(NAME)
     fdlib.close_all_but([control.fileno()])
+    give_up_protection()
     Zygote(control).run()
+
+
+def give_up_protection() -> None:
+    """Keeper and supervisor may be spared by the OOM killer (oom_score_adj below 0); what becomes an instance must not
+    inherit that. Raising the value needs no right; proc(5)."""
+    with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
+        if int(file.read(16)) < 0:
+            file.write(b"0")
 
 
 def main() -> None:
