@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from tests.support import require
@@ -19,3 +21,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     there = [name for name in require.FEATURES if not require.missing(name)]
     return [f"here: {', '.join(there) or 'nothing special'}"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A run that is told to stop ends as with Ctrl-C: fixtures still take down what they started."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt(f"signal {signum}")
+
+    signal.signal(signal.SIGTERM, interrupt)
