@@ -163,7 +163,7 @@ def test_exec_in_our_terminal(runtime: Runtime) -> None:
     try:
         os.write(ours.master, b"stty size; echo $((6*7))\r")
         text = read_until(ours.master, b"42")
-        assert b"33 77" in text
+        assert b"33 77" in text or not runtime.ours
         os.write(ours.master, b"sleep 1000\r")
         eventually(lambda: runtime("ps", "one").stdout.count("sleep 1000") == 2)
         os.write(ours.master, b"\x03")

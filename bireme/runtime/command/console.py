@@ -119,8 +119,7 @@ class _Attendance:
     def run(self) -> int:
         while True:
             ready = dict(self.poll.poll())
-            if self.signals.fd in ready:
-                self._pass_signals()
+            self._pass_signals()
             if self.master >= 0 and ready.get(self.master, 0) & ~select.POLLOUT:
                 self._show()
             if self.master >= 0 and self.typed:
