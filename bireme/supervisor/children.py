@@ -3,12 +3,14 @@
 Instances, execs, spares and helpers are our children (the zygote clones with CLONE_PARENT), so one waitid(2) loop
 serves them all: look without reaping, tell whoever watches (who writes it down), then reap. Processes that a
 predecessor of ours started belong to the keeper now: it reports their exits, and their pidfd says that one is due.
-Should the keeper die before it told, the kernel still knows (PIDFD_GET_INFO, Linux 6.15); before that, the code is
-lost and reported as UNKNOWN.
+Should that keeper have died as well, the process belongs to init, and the kernel is asked: a zombie shows its status
+in /proc/PID/stat until init reaps it, and from Linux 6.15 on the pidfd knows it afterwards (PIDFD_GET_INFO). What
+neither knows is reported as UNKNOWN.
 """
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from bireme.linux import process
@@ -72,15 +74,33 @@ class Children:
     def _on_pidfd(self, pid: int, pidfd: int) -> None:
         self._loop.remove(pidfd)
         if pid in self._adopted:
-            self._loop.call_later(_KEEPER_PATIENCE_S, lambda: self._ask_kernel(pid, pidfd))
+            seen = zombie_exit(pid)
+            self._loop.call_later(_KEEPER_PATIENCE_S, lambda: self._ask_kernel(pid, pidfd, seen))
 
-    def _ask_kernel(self, pid: int, pidfd: int) -> None:
+    def _ask_kernel(self, pid: int, pidfd: int, seen: process.Exit | None) -> None:
         if pid not in self._adopted:
             return
         del self._adopted[pid]
         info = process.pidfd_info(pidfd)
-        ended = info.exit if info is not None else None
+        ended = seen or zombie_exit(pid) or (info.exit if info is not None else None)
         if ended is None:
             program.log("supervisor", f"the exit code of process {pid} is lost")
             ended = process.Exit(pid, UNKNOWN, 0)
         self._tell(process.Exit(pid, ended.code, ended.signal))
+
+
+def zombie_exit(pid: int) -> process.Exit | None:
+    """How a process ended that nobody has reaped yet; proc_pid_stat(5), field 52. None when it is no zombie."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fields = os.read(fd, 4096).rpartition(b")")[2].split()
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    if len(fields) < 50 or fields[0] != b"Z":
+        return None
+    return process.status_to_exit(pid, int(fields[49]))

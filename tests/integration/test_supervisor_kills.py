@@ -197,7 +197,7 @@ def test_the_keeper_is_killed_and_the_supervisor_takes_its_place(rig: Rig) -> No
 
 
 def test_supervisor_then_keeper_then_supervisor(rig: Rig) -> None:
-    """Instances whose parent was a keeper that died too: the kernel remembers their codes (Linux 6.15)."""
+    """Instances whose parent was a keeper that died too: the kernel is asked for their codes."""
     crowd = Crowd(rig)
     kill(rig.pid("supervisor"))
     crowd.reconnect()
@@ -208,10 +208,27 @@ def test_supervisor_then_keeper_then_supervisor(rig: Rig) -> None:
     kill(rig.pid("supervisor"))
     crowd.reconnect()
     ready(rig)
-    release = tuple(int(part) for part in os.uname().release.split(".")[:2])
-    if release < (6, 15):
-        crowd.codes = dict.fromkeys(crowd.codes, 255)
     crowd.finish()
+
+
+def test_both_are_killed_and_a_new_keeper_finds_the_instances(rig: Rig) -> None:
+    """Descriptors are lost then (the instance reads and writes closed pipes), but it is found and its end is known."""
+    client = rig.connect()
+    identity = rig.launch(client, "/bin/sh", "-c", "while [ ! -e /go/stop ]; do sleep 0.01; done; exit 21")
+    keeper, supervisor = rig.pid("keeper"), rig.pid("supervisor")
+    os.kill(supervisor, signal.SIGSTOP)
+    kill(keeper)
+    kill(supervisor)
+    assert rig.keeper is not None
+    rig.keeper.wait()
+    again = rig.start()
+    assert [row["id"] for row in again.call("list")["instances"]] == [identity]
+    exec_id, fds = rig.exec(again, identity, "/bin/sh", "-c", "exit 5")
+    for fd in fds:
+        os.close(fd)
+    assert again.exec_exited(exec_id)["code"] == 5
+    (rig.directory_of(identity) / "go/stop").touch()
+    assert again.exited(identity)["code"] == 21
 
 
 def test_instances_that_end_while_nobody_supervises(rig: Rig) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from bireme.linux import process
 from bireme.linux.process import Exit
-from bireme.supervisor.children import UNKNOWN, Children
+from bireme.supervisor.children import UNKNOWN, Children, zombie_exit
 from tests.support.faketools import FakeKeeper, ManualLoop
 
 if TYPE_CHECKING:
@@ -102,6 +102,20 @@ def test_without_a_keeper_the_kernel_is_asked(family: Family) -> None:
     (ended,) = family.told
     assert ended.code in (9, UNKNOWN)
     assert ended.pid == pid
+    os.close(pidfd)
+
+
+@pytest.mark.parametrize("code", [0, 9, 200])
+def test_a_zombie_shows_its_status(family: Family, code: int) -> None:
+    pid = fork(code)
+    pidfd = adopt(family, pid)
+    assert zombie_exit(os.getpid()) is None
+    assert zombie_exit(1 << 22) is None
+    wait(pid)
+    family.loop.callbacks[pidfd](1)
+    process.wait_pid(pid)
+    family.loop.fire()
+    assert family.told == [Exit(pid, code, 0)]
     os.close(pidfd)
 
 
