@@ -299,6 +299,19 @@ def test_devices_are_refused_unless_allowed(runtime: Runtime) -> None:
 
 
 @SLOW
+def test_devices_that_every_container_has_may_be_listed(runtime: Runtime) -> None:
+    def change(config: dict[str, Any]) -> None:
+        numbers = {"null": (1, 3), "ptmx": (5, 2), "zero": (1, 5)}
+        config["linux"]["resources"]["devices"] = [{"allow": True, "access": "rwm"}]
+        config["linux"]["devices"] = [
+            {"path": f"/dev/{name}", "type": "c", "major": major, "minor": minor, "fileMode": 0o666, "uid": 0, "gid": 0}
+            for name, (major, minor) in numbers.items()
+        ]
+
+    assert runtime.run("readlink", "/dev/ptmx", change=change, userns=False).stdout == "pts/ptmx\n"
+
+
+@SLOW
 def test_a_command_that_is_not_there(runtime: Runtime) -> None:
     done = runtime.run("nothing", code=None)
     assert done.returncode != 0
