@@ -101,10 +101,15 @@ class Daemon:
         base_layer = f"{self._config.data_root}/base"
         make_base_layer(base_layer)
         host = Host(userns=self._config.userns, init_path=init_path() or "", base_layer=base_layer)
-        self._driver = ContainerDriver(self._config.supervisor_socket, self._settings, host)
+        self._driver = ContainerDriver(self._config.supervisor_socket, self._settings, host, self._revive_keeper)
         connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks.spawn(self._driver.run(connected), "supervisor link")
         return connected
+
+    def _revive_keeper(self) -> None:
+        """Nobody answers for a second: the keeper died together with its supervisor, unless systemd restarts it."""
+        if "INVOCATION_ID" not in os.environ and ensure_keeper(self._config.run_root):
+            log.error("keeper and supervisor were killed together; a new keeper is started")
 
     def _settings(self) -> dict[str, Any]:
         """What the supervisor is told at each connection."""

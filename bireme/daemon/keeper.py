@@ -22,7 +22,7 @@ def read_pid(path: str) -> int:
         os.kill(pid, 0)
     except (OSError, ValueError):
         return 0
-    return pid if pid > 0 else 0
+    return pid if pid > 0 and not _zombie(pid) else 0
 
 
 def ensure_keeper(run_root: str) -> bool:

@@ -16,6 +16,7 @@ import pytest
 from bireme.errors import BiremeError
 from tests.support.daemon import PROGRAMS, RunningEngine, running_engine
 from tests.support.pace import eventually, patience
+from tests.support.supervision import Client
 
 pytestmark = pytest.mark.needs_root
 
@@ -161,6 +162,23 @@ class Worker(threading.Thread):
             client.close()
 
 
+def answers(engine: RunningEngine) -> bool:
+    """Keeper and supervisor are both there and serve: the promise holds for one of the two at a time."""
+    if not engine.pids("bireme-keeper"):
+        return False
+    try:
+        client = Client(engine.config.supervisor_socket)
+    except OSError:
+        return False
+    try:
+        client.call("ping")
+    except (OSError, EOFError):
+        return False
+    finally:
+        client.socket.close()
+    return True
+
+
 def test_kills_during_every_verb(engine: RunningEngine) -> None:
     seed = int(os.environ.get("BIREME_SEED", random.randrange(1 << 30)))
     print(f"BIREME_SEED={seed}")
@@ -172,6 +190,8 @@ def test_kills_during_every_verb(engine: RunningEngine) -> None:
         for _ in range(VERB_KILLS):
             time.sleep(chance.uniform(0.05, 0.4))
             program = chance.choice((*PROGRAMS, "biremed"))
+            if program in ("bireme-keeper", "bireme-supervisor"):
+                eventually(lambda: answers(engine), within_s=30)
             engine.kill(program)
             if program == "biremed":
                 time.sleep(chance.uniform(0, 0.1))

@@ -72,6 +72,16 @@ def test_two_engines_never_touch(tmp_path: pathlib.Path) -> None:
         assert two.bireme("exec", "same", "echo", "unharmed").stdout == "unharmed\n"
 
 
+def test_keeper_and_supervisor_killed_together(tmp_path: pathlib.Path) -> None:
+    with running_engine(tmp_path) as engine:
+        assert engine.bireme("run", "-d", "--name", "kept", "busybox", "sleep", "9999").returncode == 0
+        for pid in (*engine.pids("bireme-keeper"), *engine.pids("bireme-supervisor")):
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: engine.bireme("exec", "kept", "echo", "again").stdout == "again\n", within_s=30)
+        assert engine.bireme("run", "--rm", "busybox", "echo", "new").stdout == "new\n"
+        assert engine.bireme("rm", "-f", "kept").returncode == 0
+
+
 def test_a_data_root_has_one_engine(tmp_path: pathlib.Path) -> None:
     with running_engine(tmp_path, image=False) as engine:
         other = [BIREMED, "--data-root", engine.data_root, "--run-root", f"{engine.run_root}-other"]

@@ -340,12 +340,17 @@ def test_a_reader_may_stop_anywhere() -> None:
         list(iter(chunks, b""))
 
 
+def _children() -> set[str]:
+    return {child for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()}
+
+
 def test_a_killed_decoding_worker_is_an_error() -> None:
     data = tar.compressed(os.urandom(1 << 20))
+    before = _children()
 
     def read(count: int) -> bytes:
         if count > 100:
-            (child,) = [c for t in Path("/proc/self/task").iterdir() for c in (t / "children").read_text().split()]
+            (child,) = _children() - before
             os.kill(int(child), signal.SIGKILL)
         return data[:count]
 

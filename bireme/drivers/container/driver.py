@@ -31,6 +31,7 @@ from bireme.instance.spec import ExecId, InstanceId, InstanceSpec, ProcessSpec
 from bireme.linux.fd import close_quietly
 from bireme.wire import supervision
 
+LOST_CODE = 255
 Settings = Callable[[], Mapping[str, Any]]
 
 
@@ -39,14 +40,15 @@ class ContainerDriver:
 
     name = "container"
 
-    def __init__(self, socket_path: str, settings: Settings, host: oci.Host) -> None:
-        self._link = SupervisorLink(socket_path, self._event, self._greet)
+    def __init__(
+        self, socket_path: str, settings: Settings, host: oci.Host, revive: Callable[[], None] | None = None
+    ) -> None:
+        self._link = SupervisorLink(socket_path, self._event, self._greet, revive)
         self._settings = settings
         self._host = host
         self._on_exit: OnExit | None = None
         self._execs: dict[str, asyncio.Future[ExitStatus]] = {}
-        self._early: dict[str, ExitStatus] = {}
-        self._adopted: list[supervision.InstanceRow] = []
+        self._running: set[InstanceId] = set()
 
     @property
     def link(self) -> SupervisorLink:
@@ -62,7 +64,18 @@ class ContainerDriver:
     async def _greet(self, link: SupervisorLink) -> None:
         hello, _ = await link.ask("hello", version=supervision.VERSION, client="biremed", execs=list(self._execs))
         supervision.agreed_version(hello.get("version"))
+        self._tell_lost({row["id"] for row in hello["instances"]})
         await link.ask("configure", **self._settings())
+
+    def _tell_lost(self, held: set[str]) -> None:
+        """Instances that a new supervisor does not have: it and the keeper were killed together."""
+        for identity in self._running - held:
+            self._ended(identity, ExitStatus(code=LOST_CODE, finished_at_ns=time.time_ns()))
+
+    def _ended(self, identity: InstanceId, status: ExitStatus) -> None:
+        self._running.discard(identity)
+        if self._on_exit is not None:
+            self._on_exit(identity, status)
 
     def watch(self, on_exit: OnExit) -> None:
         self._on_exit = on_exit
@@ -74,8 +87,8 @@ class ContainerDriver:
             oom_killed=message.get("oom_killed", False),
             finished_at_ns=message.get("at_ns", 0),
         )
-        if message["event"] == "exited" and self._on_exit is not None:
-            self._on_exit(InstanceId(message["id"]), status)
+        if message["event"] == "exited":
+            self._ended(InstanceId(message["id"]), status)
         elif message["event"] == "exec_exited":
             self._exec_ended(message["exec_id"], status)
 
@@ -102,6 +115,8 @@ class ContainerDriver:
             raise start_error(refused, spec.process.args[0]) from refused
         except LinkLost:
             answer = await self._launch_again(placement.id, request)
+        if answer["pid"]:
+            self._running.add(placement.id)
         return Started(pid=answer["pid"], started_at_ns=answer["started_at_ns"])
 
     async def _launch_again(self, identity: InstanceId, request: dict[str, Any]) -> dict[str, Any]:
@@ -124,11 +139,14 @@ class ContainerDriver:
         await self._quietly("acknowledge", id=instance)
 
     async def delete(self, instance: InstanceId) -> None:
+        self._running.discard(instance)
         await self._quietly("delete", id=instance)
 
     async def adopt(self) -> list[Adopted]:
         answer, _ = await self._retried("list")
-        return [_adopted(row) for row in answer["instances"]]
+        rows = [_adopted(row) for row in answer["instances"]]
+        self._running = {row.id for row in rows if row.running}
+        return rows
 
     async def _retried(self, op: str, fds: Sequence[int] = (), **fields: Any) -> tuple[dict[str, Any], list[int]]:
         """A call that may be repeated safely when the supervisor is replaced meanwhile."""

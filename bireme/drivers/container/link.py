@@ -22,6 +22,8 @@ from bireme.wire import supervision
 
 log = logging.getLogger(__name__)
 RETRY_S = 0.05
+REVIVE_AFTER = 20
+"""Failed connections before somebody should look whether there still is a keeper."""
 SEND_BUFFER_BYTES = 1 << 20
 
 
@@ -46,10 +48,13 @@ Greeting = Callable[["SupervisorLink"], Awaitable[None]]
 class SupervisorLink:
     """Calls to one supervisor socket; reconnects for ever until `close`."""
 
-    def __init__(self, path: str, on_event: Callable[[Event], None], greet: Greeting) -> None:
+    def __init__(
+        self, path: str, on_event: Callable[[Event], None], greet: Greeting, revive: Callable[[], None] | None = None
+    ) -> None:
         self._path = path
         self._on_event = on_event
         self._greet = greet
+        self._revive = revive
         self._socket: socket.socket | None = None
         self._pending: dict[int, asyncio.Future[tuple[dict[str, Any], list[int]]]] = {}
         self._outgoing: deque[supervision.Packet] = deque()
@@ -59,7 +64,8 @@ class SupervisorLink:
         self._closed = False
 
     async def run(self, on_first: asyncio.Future[None]) -> None:
-        """Keep connected; `on_first` resolves after the first greeting."""
+        """Keep connected; `on_first` resolves after the first greeting. `revive` is called while nobody answers."""
+        failures = 0
         while not self._closed:
             try:
                 await self._connect()
@@ -67,8 +73,12 @@ class SupervisorLink:
             except (OSError, BiremeError) as error:
                 self._drop()
                 log.debug("supervisor is not there yet: %s", error)
+                failures += 1
+                if failures % REVIVE_AFTER == 0 and self._revive is not None:
+                    self._revive()
                 await asyncio.sleep(RETRY_S)
                 continue
+            failures = 0
             self._greeted.set()
             if not on_first.done():
                 on_first.set_result(None)
