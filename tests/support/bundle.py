@@ -121,6 +121,16 @@ class Runtime:
             manager.kill(name, 9, 10.0)
         manager.close()
         eventually(lambda: open_cgroups(f"/{self.parent}").close_subtree())
+        if not self.ours:
+            _remove_tree(Path("/sys/fs/cgroup/unified", self.parent))
+
+
+def _remove_tree(cgroup: Path) -> None:
+    """What another runtime made in an empty v2 hierarchy beside v1."""
+    if cgroup.is_dir():
+        for below in [path for path in cgroup.iterdir() if path.is_dir()]:
+            _remove_tree(below)
+        cgroup.rmdir()
 
 
 @contextmanager
