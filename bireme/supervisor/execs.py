@@ -11,11 +11,12 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from bireme.errors import BiremeError, Conflict, Invalid, Unavailable
+from bireme.errors import BiremeError, Conflict, Internal, Invalid, Unavailable
 from bireme.linux import fd as fdlib
 from bireme.linux import process
 from bireme.runtime import launch as starter
 from bireme.runtime import sync
+from bireme.supervisor.fate import LOOK_AGAIN_S, RAN, UNSURE, fate
 from bireme.supervisor.launches import resize
 from bireme.supervisor.nursery import as_failure, failure
 from bireme.supervisor.output import Output
@@ -158,8 +159,13 @@ class Execs:
             self._waiting.append(start)
 
     def zygote_started(self) -> None:
-        """Starts that a dead zygote took along are asked for again."""
+        """Starts that a dead zygote took along are asked for again, and those it had only half begun."""
         waiting, self._waiting = self._waiting, []
+        for start in list(self._under_way.values()):
+            self._on_message(start)
+            if start.ctl is not None and not start.exec.pid:
+                self._hang_up(start)
+                waiting.append(start)
         for start in waiting:
             slot = start.instance.slot
             if slot is None or slot.pidfd < 0:
@@ -175,7 +181,11 @@ class Execs:
         except BlockingIOError:
             return
         if received is None:
-            self._at_end(start)
+            self._hang_up(start)
+            if start.exec.pid:
+                self._at_end(start)
+            else:
+                self._lost(start)
             return
         message, fds = received
         kind = message["m"]
@@ -220,13 +230,22 @@ class Execs:
             start.ctl.close()
             start.ctl = None
 
-    def _at_end(self, start: Start) -> None:
-        self._hang_up(start)
+    def _at_end(self, start: Start, looks: int = 0) -> None:
+        """It runs, or was killed before."""
         exec_ = start.exec
-        if not exec_.pid:
-            self._lost(start)
+        if self._under_way.get(exec_.id) is not start:
             return
-        self._under_way.pop(exec_.id, None)
+        verdict = fate(exec_.pid, exec_.pidfd, start.ended, looks)
+        if verdict == UNSURE:
+            self._loop.call_later(LOOK_AGAIN_S, lambda: self._at_end(start, looks + 1))
+        elif verdict == RAN:
+            self._started(start)
+        else:
+            self._fail(start, Internal("the process was killed before it ran", subject=exec_.id, place="start"))
+
+    def _started(self, start: Start) -> None:
+        exec_ = start.exec
+        del self._under_way[exec_.id]
         if exec_.console >= 0:
             self._hold(exec_)
         self._owners[exec_.id] = start.caller.client
@@ -263,6 +282,8 @@ class Execs:
             start.ended = ended
             for _ in range(3):
                 self._on_message(start)
+            if start.ctl is None:
+                self._at_end(start)
         elif start.exec.running:
             self.ended(start.exec, ended)
 

@@ -21,11 +21,11 @@ from bireme.linux.cgroup import limits_from_resources
 from bireme.runtime import launch as starter
 from bireme.runtime import spare, sync
 from bireme.runtime.plan import LaunchPlan, exec_namespaces, spare_kind
-from bireme.supervisor.nursery import as_failure, failure, read_comm
+from bireme.supervisor.fate import LOOK_AGAIN_S, RAN, UNSURE, fate, is_dead
+from bireme.supervisor.nursery import as_failure, failure
 from bireme.supervisor.output import Client, Output, hang_up
 from bireme.supervisor.server import Answer, Caller
 from bireme.supervisor.table import Instance
-from bireme.supervisor.zygote import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from bireme.supervisor.slots import Slot, Slots
     from bireme.supervisor.table import Table
 
-_LOOK_AGAIN_S = 0.0005
-_MAX_LOOKS = 2000
 _LAST_MESSAGES = 3
 """console, error, and the end: all a child can still have said."""
 
@@ -187,7 +185,7 @@ class Launches:
         try:
             self._send_start(request, slot)
         except (OSError, BiremeError) as error:
-            died = isinstance(error, BrokenPipeError | ConnectionResetError) or _is_dead(slot.pidfd)
+            died = isinstance(error, BrokenPipeError | ConnectionResetError) or is_dead(slot.pidfd)
             if died and not request.cold:
                 self._try_cold(request)
             else:
@@ -274,16 +272,14 @@ class Launches:
             self._fail(request, failure(message))
 
     def _at_end(self, request: Launch, slot: Slot, looks: int = 0) -> None:
-        """The end of ctl means exec, or that the process was killed before.
-
-        Its name tells: exec changes it (right after closing ctl), a zombie keeps it. In the moment between, look again.
-        """
+        """It runs, or was killed before."""
         if self._under_way.get(slot.number) is not request:
             return
-        if read_comm(slot.pid) != NAME or looks > _MAX_LOOKS:
+        verdict = fate(slot.pid, slot.pidfd, request.ended, looks)
+        if verdict == RAN:
             self._started(request, slot)
-        elif request.ended is None and not _is_dead(slot.pidfd):
-            self._loop.call_later(_LOOK_AGAIN_S, lambda: self._at_end(request, slot, looks + 1))
+        elif verdict == UNSURE:
+            self._loop.call_later(LOOK_AGAIN_S, lambda: self._at_end(request, slot, looks + 1))
         elif request.cold:
             self._fail(request, Internal("the instance's first process was killed before it ran", place="start"))
         else:
@@ -369,13 +365,6 @@ def make_output(instance: Instance, slot: Slot) -> Output:
         sources = {"stdout": slot.out_read, "stderr": slot.err_read}
         slot.out_read = slot.err_read = -1
     return Output(f"slot/{slot.number}", slot.place, raw=instance.terminal, log=instance.log, sources=sources)
-
-
-def _is_dead(pidfd: int) -> bool:
-    try:
-        return process.wait_pidfd(pidfd, block=False, keep=True) is not None
-    except ChildProcessError:
-        return True
 
 
 def _outside_root(path: str) -> int:

@@ -10,7 +10,6 @@ rests for a while and starts take the cold path, where the reason is reported.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -39,6 +38,7 @@ _SHRUNK = 2
 _REST_S = 5.0
 _MAX_FAILURES = 3
 _MAX_TRIES = 10
+_MAX_TRIES_WITH_CHILD = 3
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -82,14 +82,20 @@ class Nursery:
         self.tag = ""
         """Begins the names of our interfaces after the v."""
         self._waiting: list[Birth] = []
+        self._births: set[Birth] = set()
         self._netlink: netlink.RtNetlink | None = None
         self._veths = int(time.time()) % 36**3
         self._bridges: dict[str, int] = {}
         self.on_exit: Callable[[Slot, Exit], None] = lambda slot, ended: None
 
     def zygote_started(self) -> None:
-        """Births that a dead zygote took along are asked for again."""
+        """Births that a dead zygote took along are asked for again, and those it had only half begun."""
         waiting, self._waiting = self._waiting, []
+        for birth in list(self._births):
+            self._on_message(birth)
+            if not birth.child_seen and birth in self._births:
+                self._hang_up(birth)
+                self._ask(birth)
         for birth in waiting:
             self._ask(birth)
 
@@ -111,6 +117,7 @@ class Nursery:
         with theirs:
             sent = self._zygote.send({"op": "spawn", "request": birth.request}, [theirs.fileno()])
         if sent:
+            self._births.add(birth)
             self._loop.add(ours.fileno(), lambda _mask: self._on_message(birth))
         else:
             ours.close()
@@ -181,21 +188,33 @@ class Nursery:
         return link.ifindex
 
     def _lost(self, birth: Birth) -> None:
-        """The other end closed without a word: the zygote died with our request, or the child was killed."""
-        slot = birth.slot
-        assert slot.ctl is not None
-        self._loop.remove(slot.ctl.fileno())
-        slot.ctl.close()
-        slot.ctl = None
-        if not birth.child_seen and birth.tries < _MAX_TRIES:
-            if self._zygote.running:
-                self._ask(birth)
-            else:
-                self._waiting.append(birth)
+        """The other end closed without a word: the zygote or the child was killed. Nothing of a plan is in it yet."""
+        self._hang_up(birth)
+        if birth.tries >= (_MAX_TRIES_WITH_CHILD if birth.child_seen else _MAX_TRIES):
+            birth.done(birth.slot, Unavailable("the instance's first process died before it was ready", place="spawn"))
             return
-        birth.done(slot, Unavailable("the instance's first process died before it was ready", place="spawn"))
+        self._forget_child(birth)
+        if self._zygote.running:
+            self._ask(birth)
+        else:
+            self._waiting.append(birth)
+
+    def _forget_child(self, birth: Birth) -> None:
+        slot = birth.slot
+        birth.child_seen = False
+        fdlib.close_quietly(slot.pidfd, slot.netns)
+        slot.pidfd = slot.netns = -1
+
+    def _hang_up(self, birth: Birth) -> None:
+        slot = birth.slot
+        self._births.discard(birth)
+        if slot.ctl is not None:
+            self._loop.remove(slot.ctl.fileno())
+            slot.ctl.close()
+            slot.ctl = None
 
     def _finish(self, birth: Birth, error: BiremeError | None) -> None:
+        self._births.discard(birth)
         assert birth.slot.ctl is not None
         self._loop.remove(birth.slot.ctl.fileno())
         birth.done(birth.slot, error)
@@ -361,15 +380,3 @@ def as_failure(stage: str, error: Exception) -> BiremeError:
     if isinstance(error, BiremeError):
         return error
     return failure(sync.describe_error(stage, error))
-
-
-def read_comm(pid: int) -> str:
-    """The name of a process, also of one that ended and was not reaped; "" when it is gone."""
-    try:
-        fd = os.open(f"/proc/{pid}/comm", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        return os.read(fd, 64).decode("utf-8", "replace").strip()
-    finally:
-        os.close(fd)

@@ -10,7 +10,7 @@ import pytest
 from bireme.errors import Conflict, Unavailable
 from bireme.linux import fd as fdlib
 from bireme.runtime.sync import StartFailed
-from bireme.supervisor.nursery import Pool, as_failure, base36, failure, read_comm
+from bireme.supervisor.nursery import Pool, as_failure, base36, failure
 from bireme.supervisor.slots import Slot
 from tests.support.faketools import ManualLoop
 
@@ -240,8 +240,3 @@ def test_failures_keep_stage_and_errno() -> None:
     other = as_failure("start", OSError(24, "too many open files"))
     assert isinstance(other, StartFailed)
     assert (other.stage, other.errno) == ("start", 24)
-
-
-def test_names_of_processes() -> None:
-    assert read_comm(1) != ""
-    assert read_comm(1 << 22) == ""
