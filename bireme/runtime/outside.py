@@ -37,18 +37,28 @@ _OLD_OVERLAY_OPTIONS = (("index", "off"), ("metacopy", "off"), ("redirect_dir", 
 _OVERLAY_OPTIONS = (("index", "off"), ("metacopy", "off"), ("redirect_dir", "nofollow"))
 
 
-def assemble(plan: LaunchPlan, userns_fd: int, uid_base: int = 0, gid_base: int | None = None) -> list[int]:
+def assemble(
+    plan: LaunchPlan,
+    userns_fd: int,
+    uid_base: int = 0,
+    gid_base: int | None = None,
+    *,
+    spent: list[int] | None = None,
+) -> list[int]:
     """Make the root, the binds and the devices as detached mounts: their descriptors in the order of `start`.
 
     `userns_fd` is the container's user namespace (-1: the host's), the bases what its root is outside. The caller
     sends them and closes them. Raises SyscallError, NotFound for a bind source that does not exist.
+
+    `spent` gets what is of no more use: closing a detached mount waits for an RCU grace period (60 us to 2 ms), so a
+    starter in a hurry closes them later.
     """
     if plan["version"] != VERSION:
         raise Unsupported(f"launch plan of version {plan['version']}, this is {VERSION}", subject="plan")
     gid_base = uid_base if gid_base is None else gid_base
     made: list[int] = []
     try:
-        made.append(_make_root(plan["root"], userns_fd, uid_base, gid_base))
+        made.append(_make_root(plan["root"], userns_fd, uid_base, gid_base, spent))
         made.extend(_make_bind(entry, userns_fd) for entry in plan["mounts"] if entry["kind"] == "bind")
         if plan["devices"]:
             made.extend(_make_devices(plan["devices"], uid_base, gid_base))
@@ -58,7 +68,7 @@ def assemble(plan: LaunchPlan, userns_fd: int, uid_base: int = 0, gid_base: int 
     return made
 
 
-def _make_root(root: RootPlan, userns: int, uid: int, gid: int) -> int:
+def _make_root(root: RootPlan, userns: int, uid: int, gid: int, spent: list[int] | None) -> int:
     shift = userns if root.get("idmap", True) else -1
     if root.get("path"):
         tree = _clone(root["path"], recursive=True)
@@ -81,7 +91,10 @@ def _make_root(root: RootPlan, userns: int, uid: int, gid: int) -> int:
         names = (os.path.basename(root.get("upper", "")), os.path.basename(root.get("work", "")))
         return _as_container_root(shift >= 0, uid, gid, lambda: _mount_overlay(layers, writable, names))
     finally:
-        fd.close_quietly(*layers)
+        if spent is None:
+            fd.close_quietly(*layers)
+        else:
+            spent.extend(layers)
 
 
 def _clone(path: str, *, recursive: bool = False) -> int:

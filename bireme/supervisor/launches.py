@@ -218,10 +218,10 @@ class Launches:
     def _assemble(self, request: Launch, slot: Slot) -> list[int]:
         plan = request.plan
         if "user" not in plan["namespaces"]:
-            return starter.assemble(plan, -1)
+            return starter.assemble(plan, -1, spent=self._slots.spent)
         userns = namespaces.open_namespace(slot.pid, "user")
         try:
-            return starter.assemble(plan, userns, *request.owner)
+            return starter.assemble(plan, userns, *request.owner, spent=self._slots.spent)
         finally:
             os.close(userns)
 

@@ -28,6 +28,7 @@ UID_BASE = 0x10000000
 UID_RANGE = 65536
 _NETNS_BATCH = 24
 _MAX_BACKLOG = 64
+_MAX_SPENT = 128
 _MAX_TRIES = 200
 
 
@@ -122,6 +123,8 @@ class Slots:
         self._dead: list[Slot] = []
         self._stuck: list[Slot] = []
         self._dead_namespaces: list[int] = []
+        self.spent: list[int] = []
+        """Descriptors to close when nobody waits: each of them waits for the kernel."""
 
     def configure(self, cgroups: CgroupManager, uid_base: int) -> None:
         self._cgroups = cgroups
@@ -202,6 +205,9 @@ class Slots:
         if self._dead:
             self._remove(self._dead.pop())
             return True
+        if self.spent:
+            os.close(self.spent.pop())
+            return True
         if self._dead_namespaces:
             self.close_namespaces()
         return False
@@ -210,6 +216,8 @@ class Slots:
         """There may be no idle time for long: keep the backlog small."""
         if len(self._dead) > _MAX_BACKLOG:
             self._remove(self._dead.pop(0))
+        while len(self.spent) > _MAX_SPENT:
+            os.close(self.spent.pop(0))
         if len(self._dead_namespaces) >= _NETNS_BATCH:
             self.close_namespaces()
 
