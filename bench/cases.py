@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from bench.api import Api
 from bench.measure import Ratio, Series, interleave, ratio, timed_ms
-from bench.subject import PROGRAMS, Engine, Floor
+from bench.subject import PROGRAMS, Engine, Floor, name_of, pss_kib
 
 
 class Field(NamedTuple):
@@ -213,7 +213,12 @@ def idle(field: Field) -> Iterator[Row]:
     time.sleep(3)
     yield Row("memory after a start", Engine.name, field.engine.pss_kib() / 1024, "MiB")
     time.sleep(75)
-    yield Row("memory after 75 s of quiet", Engine.name, field.engine.pss_kib() / 1024, "MiB")
+    parts: dict[str, float] = {}
+    for pid in field.engine.processes():
+        parts[name_of(pid)] = parts.get(name_of(pid), 0) + pss_kib(pid) / 1024
+    yield Row("memory after 75 s of quiet", Engine.name, sum(parts.values()), "MiB")
+    for name, mib in sorted(parts.items()):
+        yield Row(f"  of it {name}", Engine.name, mib, "MiB")
 
 
 CASES: dict[str, Callable[[Field], Iterator[Row]]] = {

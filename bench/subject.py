@@ -115,6 +115,14 @@ def is_interpreter(pid: int) -> bool:
         return False
 
 
+def name_of(pid: int) -> str:
+    """What the process calls itself; a spare has its zygote's name."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "gone"
+
+
 def pss_kib(pid: int) -> int:
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
