@@ -6,6 +6,7 @@ BIREME_KILL_INSTANCES sets how many instances talk (10 unless told otherwise; 10
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import threading
@@ -370,3 +371,52 @@ def test_supervisors_die_during_starts_and_nothing_acknowledged_is_lost(rig: Rig
     for row in client.call("list")["instances"]:
         assert client.exited(row["id"])["code"] == 9, "an instance whose start was not acknowledged"
     assert client.call("list")["instances"] == []
+
+
+CHATTER = (
+    "i=0; while [ ! -e /go/stop ]; do echo o$i; printf p$i; echo; echo e$i >&2; i=$((i+1)); "
+    "[ $((i %% 10)) = 0 ] && sleep 0.0%d; done; echo total $i; exit %d"
+)
+
+
+def chatter_of(rig: Rig, identity: str, *, terminal: bool) -> tuple[str, str]:
+    """What one said, and what it must have said."""
+    said = rig.output(identity).replace("\r\n", "\n") if terminal else rig.output(identity)
+    count = int(said.rpartition("total ")[2])
+    errors = [f"e{n}\n" for n in range(count)]
+    lines = [f"o{n}\np{n}\n" + (errors[n] if terminal else "") for n in range(count)]
+    if not terminal:
+        said += rig.output(identity, "stderr")
+        return said, "".join(lines) + f"total {count}\n" + "".join(errors)
+    return said, "".join(lines) + f"total {count}\n"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kills_at_random(rig: Rig, seed: int) -> None:
+    """Helpers at any time, keeper and supervisor one at a time."""
+    chance = random.Random(seed)
+    client = rig.connect()
+    crowd = {}
+    for number in range(COUNT):
+        code, terminal = number % 90 + 1, number % 4 == 0
+        command = CHATTER % (number % 9 + 1, code)
+        crowd[rig.launch(client, "/bin/sh", "-c", command, terminal=terminal)] = (code, terminal)
+    end = time.monotonic() + 4
+    while time.monotonic() < end:
+        victim = chance.choice(["keeper", "supervisor", "zygote", "logger", "logger", "relay"])
+        if victim in ("keeper", "supervisor"):
+            rig.connect().close()
+        pid = rig.pid(victim)
+        if pid and alive(pid):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(chance.random() * 0.3)
+    client.close()
+    client = rig.connect()
+    rows = {row["id"]: row["state"] for row in client.call("list")["instances"]}
+    assert rows == dict.fromkeys(crowd, "running")
+    for identity in crowd:
+        (rig.directory_of(identity) / "go/stop").touch()
+    for identity, (code, terminal) in crowd.items():
+        assert client.exited(identity)["code"] == code
+        said, expected = chatter_of(rig, identity, terminal=terminal)
+        assert said == expected
