@@ -57,6 +57,7 @@ class Launch:
         "owner",
         "plan",
         "slot",
+        "stdin_once",
         "terminal",
     )
 
@@ -71,6 +72,7 @@ class Launch:
         self.log = _log_of(message.get("log"))
         self.terminal = bool(message.get("terminal"))
         self.open_stdin = bool(message.get("open_stdin"))
+        self.stdin_once = bool(message.get("stdin_once"))
         self.slot: Slot | None = None
         self.instance: Instance | None = None
         self.owner = (0, 0)
@@ -240,6 +242,7 @@ class Launches:
             "uid_base": request.owner[0],
             "terminal": request.terminal,
             "open_stdin": request.open_stdin,
+            "stdin_once": request.stdin_once,
             "log": request.log,
             "namespaces": exec_namespaces(request.plan),
             "pid": slot.pid,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bireme.supervisor.launches import Launches
     from bireme.supervisor.output import Outputs
     from bireme.supervisor.server import Server
-    from bireme.supervisor.slots import Slots
+    from bireme.supervisor.slots import Slot, Slots
     from bireme.supervisor.table import Instance, Table
 
 _FREEZE_S = 3.0
@@ -192,20 +192,29 @@ class Operations:
         return Answer(_NOTHING, (stream,), (stream,))
 
     def _stdin(self, _caller: Caller, message: dict[str, Any]) -> Answer:
+        """With stdin_once the first client gets the only writing end: its end, or its death, is the end of input."""
         instance, slot = self._table.find_running(message["id"])
         fd = slot.console if instance.terminal else slot.stdin_write
         if fd < 0:
             raise Conflict(f"stdin of container {instance.id} is not open", subject=instance.id)
-        return Answer(_NOTHING, (fd,))
+        if instance.terminal or not instance.stdin_once:
+            return Answer(_NOTHING, (fd,))
+        self._let_go_of_stdin(slot)
+        return Answer(_NOTHING, (fd,), (fd,))
 
     def _close_stdin(self, _caller: Caller, message: dict[str, Any]) -> Mapping[str, Any]:
         instance, slot = self._table.find_running(message["id"])
         if not instance.terminal and slot.stdin_write >= 0:
-            fdlib.close_quietly(slot.stdin_write)
-            slot.stdin_write = -1
-            self._keeper.drop([slot.name("stdin")])
-            self._keeper.flush()
+            fd = slot.stdin_write
+            self._let_go_of_stdin(slot)
+            os.close(fd)
         return _NOTHING
+
+    def _let_go_of_stdin(self, slot: Slot) -> None:
+        """Whoever has a duplicate decides now when the instance reads the end."""
+        slot.stdin_write = -1
+        self._keeper.drop([slot.name("stdin")])
+        self._keeper.flush()
 
     def _delete(self, _caller: Caller, message: dict[str, Any]) -> Mapping[str, Any]:
         """Idempotent: one that is not known has nothing left."""

@@ -44,6 +44,7 @@ class Instance:
         "slot",
         "slot_number",
         "started_at_ns",
+        "stdin_once",
         "terminal",
         "uid_base",
     )
@@ -56,6 +57,7 @@ class Instance:
         self.uid_base: int = record["uid_base"]
         self.terminal: bool = record["terminal"]
         self.open_stdin: bool = record["open_stdin"]
+        self.stdin_once: bool = record["stdin_once"]
         self.log: dict[str, Any] = record["log"]
         self.namespaces: list[str] = record["namespaces"]
         self.cgroups: dict[str, str] = {}
@@ -264,6 +266,7 @@ def _launch_record(instance: Instance) -> Record:
         "pid": instance.pid,
         "terminal": instance.terminal,
         "open_stdin": instance.open_stdin,
+        "stdin_once": instance.stdin_once,
         "log": instance.log,
         "namespaces": instance.namespaces,
     }

@@ -30,7 +30,8 @@ Operations (fields -> what `ok` holds, then the descriptors):
     exec_resize{exec_id, rows, cols}  exec_signal{exec_id, signum}  exec_acknowledge{exec_id}     -> nothing
     exec_drain{exec_id}                 -> nothing; the client does not read the streams, they are read to nowhere
     attach{id, stdout, stderr}          -> nothing; + [stream]: stdcopy frames, raw with a terminal; legal before launch
-    stdin{id}                           -> nothing; + [fd]; close_stdin{id} closes the supervisor's own end
+    stdin{id}                           -> nothing; + [fd], with stdin_once the only writing end there is
+    close_stdin{id}                     -> nothing; the supervisor's writing end is closed
     delete{id}                          -> nothing; Conflict while it runs; what is left is torn down afterwards
     list{}  explain{id}  stats{id}  processes{id}  ping{}  shutdown{}
     relay_add{id, entries[{listen, target}]} + [listening sockets]   relay_remove{id}     -> nothing
@@ -48,7 +49,7 @@ Versions: each side names the newest version it speaks in hello, the lower one c
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from bireme.errors import BiremeError, Internal, Invalid, Unsupported, from_wire, to_wire
 
@@ -116,7 +117,6 @@ class Launch(TypedDict):
     terminal: bool
     open_stdin: bool
     stdin_once: bool
-    names: NotRequired[list[str]]
 
 
 class Launched(TypedDict):

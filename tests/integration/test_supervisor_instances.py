@@ -265,6 +265,18 @@ def test_stdin_until_it_is_closed(rig: Rig, client: Client) -> None:
     assert rig.output(identity) == "through and through\n"
 
 
+def test_stdin_once_ends_with_its_client(rig: Rig, client: Client) -> None:
+    identity = rig.launch(client, "/bin/cat", open_stdin=True, stdin_once=True)
+    _, (fd,) = client.call_fds("stdin", id=identity)
+    with pytest.raises(Failure) as caught:
+        client.call("stdin", id=identity)
+    assert isinstance(caught.value.error, Conflict)
+    os.write(fd, b"once\n")
+    os.close(fd)
+    assert client.exited(identity)["code"] == 0
+    assert rig.output(identity) == "once\n"
+
+
 def test_stdin_that_was_not_opened(rig: Rig, client: Client) -> None:
     identity = rig.launch(client, "/bin/cat")
     assert client.exited(identity)["code"] == 0

@@ -33,6 +33,7 @@ def instance(identity: str, number: int) -> Instance:
         "uid_base": 1000 * number,
         "terminal": False,
         "open_stdin": True,
+        "stdin_once": False,
         "log": {"path": "/x/log", "max_size_bytes": 0, "max_files": 1},
         "namespaces": ["pid", "net"],
         "pid": 100 + number,
