@@ -22,7 +22,7 @@ CONTAINERS: list[dict[str, Any]] = [
         "Image": "nginx:1.25",
         "ImageID": "sha256:" + "a" * 64,
         "Command": "/docker-entrypoint.sh nginx -g 'daemon off;'",
-        "Created": NOW - 150,
+        "Created": NOW - 435 * 86400,
         "Ports": [
             {"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"},
             {"PrivatePort": 443, "Type": "tcp"},
@@ -60,7 +60,7 @@ def test_ps(listed: FakeServer, cli: Cli) -> None:
     assert cli.ok("ps") == (
         "CONTAINER ID   IMAGE          COMMAND                  CREATED         STATUS                  PORTS"
         "                             NAMES\n"
-        'c0ffee111111   nginx:1.25     "/docker-entrypoint.…"   2 minutes ago   Up 2 minutes            '
+        'c0ffee111111   nginx:1.25     "/docker-entrypoint.…"   14 months ago   Up 2 minutes            '
         "443/tcp, 0.0.0.0:8080->80/tcp   web\n"
         'deadbeef2222   bbbbbbbbbbbb   "sleep \\"1\\""            3 days ago      Exited (0) 3 days ago'
         "                                   db\n"
@@ -321,7 +321,7 @@ def test_history(server: FakeServer, cli: Cli) -> None:
     server.on(
         "GET /images/nginx/history",
         [
-            {"Id": "sha256:" + "a" * 64, "Created": NOW - 150, "CreatedBy": "CMD nginx", "Size": 0, "Comment": ""},
+            {"Id": "sha256:" + "a" * 64, "Created": NOW - 435 * 86400, "CreatedBy": "CMD nginx", "Size": 0, "Comment": ""},
             {
                 "Id": "<missing>",
                 "Created": NOW - 20 * 86400,
@@ -333,7 +333,7 @@ def test_history(server: FakeServer, cli: Cli) -> None:
     )
     assert cli.ok("history", "nginx") == (
         "IMAGE          CREATED         CREATED BY                                      SIZE      COMMENT\n"
-        "aaaaaaaaaaaa   2 minutes ago   CMD nginx                                       0B        \n"
+        "aaaaaaaaaaaa   14 months ago   CMD nginx                                       0B        \n"
         f"<missing>      2 weeks ago     x y{'z' * 41}…   61.2MB    c\n"
     )
     assert cli.ok("history", "-q", "nginx") == "aaaaaaaaaaaa\n<missing>\n"
