@@ -135,7 +135,8 @@ def test_attach_wait_and_stop(engine: RunningEngine) -> None:
 
 
 def test_a_terminal(engine: RunningEngine) -> None:
-    command = [DOCKER, "run", "--rm", "-it", "busybox", "sh", "-c", "tty; stty size"]
+    sized = "tty; until stty size | grep '37 99'; do sleep 0.1; done"  # older clients set the size after the start
+    command = [DOCKER, "run", "--rm", "-it", "busybox", "sh", "-c", sized]
     seen = terminal(engine, command, [], until=b"37 99", size=(37, 99))
     assert b"/dev/pts/0" in seen
 

@@ -145,8 +145,21 @@ BAD = {
 }
 
 
+def _takes_any_size(path: Path) -> bool:
+    path.touch()
+    try:
+        os.truncate(path, (1 << 63) - 1)
+    except OSError:
+        return False
+    finally:
+        path.unlink()
+    return True
+
+
 @pytest.mark.parametrize("name", list(BAD))
 def test_bad_layers_are_refused(snapshotter: OverlaySnapshotter, tmp_path: Path, name: str) -> None:
+    if name == "sparse beyond the file system" and _takes_any_size(tmp_path / "probe"):
+        pytest.skip("this file system (tmpfs) takes files of any size")
     root = snapshotter.prepare("a", None)
     with pytest.raises(Invalid):
         run(BAD[name], root.upper, tmp_path)
