@@ -321,7 +321,13 @@ def test_history(server: FakeServer, cli: Cli) -> None:
     server.on(
         "GET /images/nginx/history",
         [
-            {"Id": "sha256:" + "a" * 64, "Created": NOW - 435 * 86400, "CreatedBy": "CMD nginx", "Size": 0, "Comment": ""},
+            {
+                "Id": "sha256:" + "a" * 64,
+                "Created": NOW - 435 * 86400,
+                "CreatedBy": "CMD nginx",
+                "Size": 0,
+                "Comment": "",
+            },
             {
                 "Id": "<missing>",
                 "Created": NOW - 20 * 86400,
