@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from json import JSONEncoder
+from json.encoder import encode_basestring
 from typing import NamedTuple
 
 PIECE_BYTES = 16384
@@ -39,51 +39,54 @@ def timestamp(at_ns: int) -> str:
     return f"{whole}.{rest:09d}".rstrip("0").rstrip(".") + "Z"
 
 
-def format_records(lines: list[str], stream: str, at_ns: int) -> bytes:
-    """Records of texts that share one time. One pass of the C encoder: the separator carries the end of one record
-    and the start of the next."""
+_MARKS = ("\x7f", "\x80", "\x81", "\ufdd0")
+"""Characters JSON does not escape; one that the text does not have stands for the end of a line."""
+
+
+def format_lines(text: str, stream: str, at_ns: int) -> bytes:
+    """Records of whole lines: `text` ends with a newline. Everything happens in a few passes of C."""
     end = f',"stream":"{stream}","time":"{timestamp(at_ns)}"}}\n'
-    encoder = JSONEncoder(separators=(end + '{"log":', ":"), ensure_ascii=False)
-    return ('{"log":' + encoder.encode(lines)[1:-1] + end).encode()
+    for mark in _MARKS:
+        if mark not in text:
+            escaped = encode_basestring(text[:-1].replace("\n", mark))
+            return ('{"log":' + escaped[:-1].replace(mark, '\\n"' + end + '{"log":"') + '\\n"' + end).encode()
+    return b"".join(format_record(line + "\n", stream, at_ns) for line in text[:-1].split("\n"))
+
+
+def format_record(text: str, stream: str, at_ns: int) -> bytes:
+    """One record, a whole line or a piece of one."""
+    return f'{{"log":{encode_basestring(text)},"stream":"{stream}","time":"{timestamp(at_ns)}"}}\n'.encode()
 
 
 def cut(tail: Tail, data: bytes, stream: str, at_ns: int, *, end: bool = False) -> tuple[bytes, Tail]:
     """The records that `data` completes and what is left over; `end` completes everything."""
     data = tail.data + data if tail.data else data
-    if tail.started_ns or len(data) >= PIECE_BYTES:
-        return _cut_long(Tail(data, tail.started_ns), stream, at_ns, end)
-    whole, newline, rest = data.rpartition(b"\n")
-    lines = [line + "\n" for line in whole.decode("utf-8", "replace").split("\n")] if newline else []
-    if end and rest:
-        lines.append(rest.decode("utf-8", "replace"))
-        rest = b""
-    return format_records(lines, stream, at_ns) if lines else b"", Tail(rest)
-
-
-def _cut_long(tail: Tail, stream: str, at_ns: int, end: bool) -> tuple[bytes, Tail]:
-    """As `cut`, where lines may be longer than a piece."""
+    started_ns = tail.started_ns
     records = []
-    lines: list[str] = []
-    data, started_ns = tail
     at = 0
     while at < len(data):
-        stop = data.find(b"\n", at, at + PIECE_BYTES)
-        if stop >= 0:
-            lines.append(data[at : stop + 1].decode("utf-8", "replace"))
-            at, started_ns = stop + 1, 0
-            continue
-        if len(data) - at < PIECE_BYTES and not end:
+        stop = _lines_end(data, at)
+        if stop > at:
+            records.append(format_lines(data[at:stop].decode("utf-8", "replace"), stream, at_ns))
+            at, started_ns = stop, 0
+        elif len(data) - at >= PIECE_BYTES or end:
+            piece = data[at : at + PIECE_BYTES]
+            started_ns = started_ns or at_ns
+            records.append(format_record(piece.decode("utf-8", "replace"), stream, started_ns))
+            at += len(piece)
+        else:
             break
-        if lines:
-            records.append(format_records(lines, stream, at_ns))
-            lines = []
-        piece = data[at : at + PIECE_BYTES]
-        started_ns = started_ns or at_ns
-        records.append(format_records([piece.decode("utf-8", "replace")], stream, started_ns))
-        at += len(piece)
-    if lines:
-        records.append(format_records(lines, stream, at_ns))
     return b"".join(records), Tail(data[at:], 0 if end else started_ns)
+
+
+def _lines_end(data: bytes, at: int) -> int:
+    """Where the run of whole lines that begins at `at` ends: before a line longer than a piece, or an unfinished one.
+
+    Looks for the last newline of each piece's length, so that a chunk of short lines takes a few steps.
+    """
+    while (stop := data.rfind(b"\n", at, at + PIECE_BYTES)) >= 0:
+        at = stop + 1
+    return at
 
 
 class LogFile:

@@ -17,6 +17,9 @@ capabilities and an empty root. How it survives being killed is told in ledger.p
 Back-pressure: before a chunk is taken, every client that wants it must have room; otherwise the stream waits, and with
 it the instance, as a pipe makes its writer wait. A client that hung up is dropped. A log that cannot be written (disk
 full) loses its records, with a line on stderr, rather than stop the instance.
+
+Fairness: a stream that fills half a chunk or more rests afterwards for as long as the chunk took (unless a client waits
+for it). So a flood takes half of this process at most, and the few lines of the others do not wait behind it.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from bireme.linux import capabilities, process
 from bireme.linux import fd as fdlib
 from bireme.linux.libc import SyscallError
-from bireme.linux.poll import ERROR, HANGUP, WRITE, Loop
+from bireme.linux.poll import ERROR, HANGUP, WRITE, Loop, Timer
 from bireme.supervisor import program
 from bireme.supervisor.jsonfile import NOTHING, LogFile, Tail, cut
 from bireme.supervisor.ledger import Ledger, Step
@@ -41,8 +44,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _CHUNK = 65536
-_CHUNK_TO_CLIENTS = 16384
+_CHUNK_TO_CLIENTS = 32768
 """One frame of this size is sent to a unix socket as a whole or not at all (it fits one buffer of the kernel)."""
+_LEAST_REST_S = 0.001
 _LEAST_CHUNK = 1024
 _SETTLE_CHUNKS = 16
 """More than a pipe holds by default: a stranger that goes on writing is cut off."""
@@ -63,13 +67,14 @@ class Sink:
 class Source:
     """One stream of an instance; `index` is its place in the ledger."""
 
-    __slots__ = ("fd", "index", "name", "tail")
+    __slots__ = ("fd", "index", "name", "rest", "tail")
 
     def __init__(self, fd: int, index: int, name: str, tail: Tail) -> None:
         self.fd = fd
         self.index = index
         self.name = name
         self.tail = tail
+        self.rest: Timer | None = None
 
 
 class Channel:
@@ -99,6 +104,8 @@ class Logger:
         self.loop = Loop()
         self.channels: dict[str, Channel] = {}
         self.begun = False
+        self.limit = _CHUNK
+        """The most that the last step would have taken."""
         self.loop.add(control.fileno(), self._on_control)
 
     def run(self) -> None:
@@ -205,11 +212,22 @@ class Logger:
         """One chunk of a stream that is readable or at its end."""
         if self._must_wait(channel, source):
             return
+        began_s = time.monotonic()
         count = self._take(channel, source)
         if count > 0:
             self._deliver(channel, source, count, 0)
+            if count >= self.limit // 2 and not channel.sinks and not channel.settling:
+                self._rest(channel, source, time.monotonic() - began_s)
         elif count == 0 or channel.settling:
             self._end_source(channel, source)
+
+    def _rest(self, channel: Channel, source: Source, spent_s: float) -> None:
+        self.loop.remove(source.fd)
+        source.rest = self.loop.call_later(max(spent_s, _LEAST_REST_S), lambda: self._wake(channel, source))
+
+    def _wake(self, channel: Channel, source: Source) -> None:
+        source.rest = None
+        self.loop.add(source.fd, self._reader(channel, source))
 
     def _must_wait(self, channel: Channel, source: Source) -> bool:
         """Stop reading the stream while a client has no room for another chunk."""
@@ -230,6 +248,7 @@ class Logger:
             log.rotate_if_full()
             if log.max_size_bytes:
                 limit = min(limit, max(log.max_size_bytes - log.size, _LEAST_CHUNK))
+        self.limit = limit
         self.ledger.begin(source.index, log.size if log else 0, source.tail)
         try:
             return os.splice(source.fd, self.stage_write, limit, flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE)
@@ -310,6 +329,9 @@ class Logger:
         if channel is not None:
             channel.settling = True
             for source in list(channel.sources.values()):
+                if source.rest is not None:
+                    source.rest.cancel()
+                    self._wake(channel, source)
                 for _ in range(_SETTLE_CHUNKS):
                     if source.fd not in channel.sources or source in channel.waiting:
                         break
