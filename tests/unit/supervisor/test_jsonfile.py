@@ -54,6 +54,15 @@ def test_end_flushes_without_a_newline() -> None:
     assert cut(NOTHING, b"", "stdout", NOW, end=True) == (b"", NOTHING)
 
 
+@pytest.mark.parametrize("count", range(5))
+def test_text_that_contains_the_marks_of_the_fast_way(count: int) -> None:
+    marks = "\x7f\x80\x81\ufdd0"[:count]
+    lines = [f"{marks} one\\n\n", "\\\n", f'"{marks}"\n']
+    text, tail = cut(NOTHING, "".join(lines).encode(), "stdout", NOW)
+    assert [r["log"] for r in records(text)] == lines
+    assert tail == NOTHING
+
+
 def test_awkward_bytes() -> None:
     text, _ = cut(NOTHING, b'q" b\\ t\t r\r\x00\x1b \xff \xe2\x82\xac\n', "stdout", NOW)
     assert [r["log"] for r in records(text)] == ['q" b\\ t\t r\r\x00\x1b \ufffd \u20ac\n']

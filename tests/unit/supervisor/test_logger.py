@@ -211,6 +211,27 @@ def test_a_client_that_does_not_read_stops_the_writer_and_nobody_else(bench: Ben
     ours.close()
 
 
+@pytest.mark.parametrize("settle", [False, True])
+def test_a_flood_is_logged_to_its_last_byte(bench: Bench, settle: bool) -> None:
+    out, out_write = os.pipe()
+    other, other_write = os.pipe()
+    bench.open("a", {"stdout": out})
+    bench.open("b", {"stdout": other})
+    text = b"".join(b"line %d\n" % number for number in range(300_000))
+    view = memoryview(text)
+    while view:
+        view = view[os.write(out_write, view[:65536]) :]
+    os.write(other_write, b"meanwhile\n")
+    os.close(other_write)
+    os.close(out_write)
+    if settle:
+        bench.send({"op": "settle", "key": "a"})
+    bench.drained("b")
+    bench.drained("a")
+    assert bench.logs("a") == text.decode()
+    assert bench.logs("b") == "meanwhile\n"
+
+
 def test_a_stranger_that_holds_the_pipe_does_not_hold_the_end(bench: Bench) -> None:
     out, out_write = os.pipe()
     bench.open("a", {"stdout": out})
