@@ -8,6 +8,7 @@ import subprocess
 import time
 
 from bireme.errors import Unavailable
+from bireme.linux import procfs
 from bireme.supervisor import program
 
 START_DEADLINE_S = 15.0
@@ -74,8 +75,5 @@ def terminate(pid: int, deadline_s: float) -> bool:
 
 
 def _zombie(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
+    found = procfs.read_stat(pid)
+    return found is None or found.state == "Z"

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bireme.instance.driver import ProcessRow, Stat
+from bireme.linux import procfs
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -40,22 +41,22 @@ def process_rows(pids: Sequence[int]) -> list[ProcessRow]:
 
 
 def _row(pid: int, boot_ns: int) -> ProcessRow | None:
+    found = procfs.read_stat(pid)
+    command = " ".join(procfs.read_command(pid)).strip()
     try:
-        text = _read(f"/proc/{pid}/stat").decode("utf-8", "replace")
-        command = _read(f"/proc/{pid}/cmdline").replace(b"\0", b" ").decode("utf-8", "replace").strip()
         uid = os.stat(f"/proc/{pid}").st_uid
     except (FileNotFoundError, ProcessLookupError):
         return None
-    head, _, tail = text.rpartition(")")
-    fields = tail.split()
+    if found is None:
+        return None
     return ProcessRow(
         pid=pid,
-        ppid=int(fields[1]),
+        ppid=found.ppid,
         uid=uid,
-        command=command or f"[{head.partition('(')[2]}]",
-        started_at_ns=boot_ns + int(fields[19]) * 10**9 // _TICKS,
-        cpu_ns=(int(fields[11]) + int(fields[12])) * 10**9 // _TICKS,
-        terminal=_terminal(int(fields[4])),
+        command=command or f"[{found.name}]",
+        started_at_ns=boot_ns + found.start_ticks * 10**9 // _TICKS,
+        cpu_ns=(found.user_ticks + found.system_ticks) * 10**9 // _TICKS,
+        terminal=_terminal(found.tty),
     )
 
 
@@ -64,11 +65,3 @@ def _terminal(number: int) -> str:
         return "?"
     major, minor = os.major(number), os.minor(number)
     return f"pts/{minor + (major - 136) * 256}" if 136 <= major <= 143 else f"tty{minor}"
-
-
-def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 65536)
-    finally:
-        os.close(fd)
