@@ -17,6 +17,7 @@ from bireme.daemon.keeper import ensure_keeper, read_pid
 from bireme.daemon.listening import listen
 from bireme.drivers.container.config import Host
 from bireme.drivers.container.driver import ContainerDriver
+from bireme.drivers.supervised.supervisor import SupervisorConnection
 from bireme.engine.console import Consoles
 from bireme.engine.events import Events
 from bireme.engine.execs import Execs
@@ -59,7 +60,8 @@ class Daemon:
         self._tasks = TaskGroup()
         self._lock = -1
         self._database: Database
-        self._driver: ContainerDriver
+        self._supervisor: SupervisorConnection
+        self._drivers: dict[str, Driver] = {}
         self._table: InstanceTable
         self._tidier: Tidier
         self._bridge: BridgeNetwork | None = None
@@ -78,7 +80,7 @@ class Daemon:
         reconciler = self._wire()
         await asyncio.wait_for(asyncio.shield(connected), CONNECT_DEADLINE_S)
         await reconciler.run()
-        await self._driver.link.call("configure", **self._settings())
+        await self._supervisor.configure()
         self._server = Server(build_router(self._services), self._tasks)
         await listen(self._server, config)
         _write_pid(f"{config.run_root}/biremed.pid")
@@ -101,9 +103,11 @@ class Daemon:
         base_layer = f"{self._config.data_root}/base"
         make_base_layer(base_layer)
         host = Host(userns=self._config.userns, init_path=init_path() or "", base_layer=base_layer)
-        self._driver = ContainerDriver(self._config.supervisor_socket, self._settings, host, self._revive_keeper)
+        self._supervisor = SupervisorConnection(self._config.supervisor_socket, self._settings, self._revive_keeper)
+        container = ContainerDriver(self._supervisor, host)
+        self._drivers[container.name] = container
         connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._tasks.spawn(self._driver.run(connected), "supervisor link")
+        self._tasks.spawn(self._supervisor.run(connected), "supervisor link")
         return connected
 
     def _revive_keeper(self) -> None:
@@ -144,7 +148,7 @@ class Daemon:
 
     def _wire(self) -> Reconciler:
         tasks, events = self._tasks, Events()
-        drivers: dict[str, Driver] = {self._driver.name: self._driver}
+        drivers = self._drivers
         self._tidier = Tidier(lambda: self._snapshotter, tasks)
         self._table = InstanceTable(
             self._database, f"{self._config.data_root}/instances", lambda batch: instances.stored(batch)
@@ -183,11 +187,11 @@ class Daemon:
             return
         entries = [{"listen": n, "target": [s.address, s.mapping.container_port]} for n, s in enumerate(sockets)]
         fds = [s.fd for s in sockets]
-        await self._driver.link.call("relay_add", fds, id=identity, entries=entries)
+        await self._supervisor.call("relay_add", fds, id=identity, entries=entries)
 
     async def _drop_ports(self, identity: str) -> None:
         try:
-            await self._driver.link.call("relay_remove", id=identity)
+            await self._supervisor.call("relay_remove", id=identity)
         except BiremeError as error:
             log.warning("ports of %s stay reserved until the relay restarts: %s", identity[:12], error)
 
@@ -214,7 +218,7 @@ class Daemon:
         await self._table.flush()
         if not any(i.running for i in instances.all()):
             await self._end_run_root()
-        self._driver.close()
+        self._supervisor.close()
         await self._tasks.close()
         self._database.close()
         os.unlink(f"{self._config.run_root}/biremed.pid")
@@ -222,8 +226,8 @@ class Daemon:
     async def _end_run_root(self) -> None:
         try:
             for instance in self._services.instances.all():
-                await self._driver.settle(instance.id)
-            await self._driver.link.call("shutdown")
+                await self._services.instances.driver(instance).settle(instance.id)
+            await self._supervisor.call("shutdown")
         except BiremeError as error:
             log.warning("the supervisor goes on: %s", error)
             return

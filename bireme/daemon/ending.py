@@ -7,7 +7,7 @@ import sys
 import time
 
 from bireme.daemon.config import Config
-from bireme.drivers.container.link import SupervisorLink
+from bireme.drivers.supervised.link import SupervisorLink
 from bireme.errors import BiremeError, Unavailable, Unsupported
 from bireme.network.bridge import BridgeNetwork
 from bireme.network.driver import BridgeConfig

@@ -77,6 +77,7 @@ class Past:
         elif record["t"] == "exited":
             instance.ended = process.Exit(instance.pid, record["code"], record["signal"])
             instance.oom_killed = record["oom"]
+            instance.error = record.get("error", "")
             instance.at_ns = record["at_ns"]
 
     def _exec_exited(self, record: Record) -> None:

@@ -31,8 +31,10 @@ class Instance:
         "at_ns",
         "cgroups",
         "ended",
+        "error",
         "id",
         "log",
+        "machine",
         "namespaces",
         "oom_killed",
         "open_stdin",
@@ -60,6 +62,10 @@ class Instance:
         self.stdin_once: bool = record["stdin_once"]
         self.log: dict[str, Any] = record["log"]
         self.namespaces: list[str] = record["namespaces"]
+        self.machine: dict[str, Any] = record.get("machine") or {}
+        """Of a machine: `control` and `report` paths, `taps` by interface; empty for a container."""
+        self.error = ""
+        """Why it ended, when not by itself."""
         self.cgroups: dict[str, str] = {}
         self.pid: int = record["pid"]
         self.output: Output | None = None
@@ -74,10 +80,15 @@ class Instance:
     def running(self) -> bool:
         return self.started_at_ns > 0 and self.ended is None
 
+    @property
+    def kind(self) -> str:
+        return "machine" if self.machine else "container"
+
     def row(self) -> InstanceRow:
         ended = self.ended
         return {
             "id": self.id,
+            "kind": self.kind,
             "state": "exited" if ended else "paused" if self.paused else "running",
             "pid": 0 if ended else self.pid,
             "slot": self.slot_number,
@@ -88,8 +99,10 @@ class Instance:
             "signal": ended.signal if ended else 0,
             "oom_killed": self.oom_killed,
             "at_ns": self.at_ns,
+            "error": self.error,
             "uid_base": self.uid_base,
             "cgroups": self.cgroups,
+            "control": self.machine.get("control", ""),
         }
 
     def exit_event(self) -> dict[str, Any]:
@@ -97,10 +110,12 @@ class Instance:
         return {
             "event": "exited",
             "id": self.id,
+            "kind": self.kind,
             "code": self.ended.code,
             "signal": self.ended.signal,
             "oom_killed": self.oom_killed,
             "at_ns": self.at_ns,
+            "error": self.error,
         }
 
 
@@ -269,6 +284,7 @@ def _launch_record(instance: Instance) -> Record:
         "stdin_once": instance.stdin_once,
         "log": instance.log,
         "namespaces": instance.namespaces,
+        "machine": instance.machine,
     }
 
 
@@ -281,6 +297,7 @@ def _exited_record(instance: Instance) -> Record:
         "signal": instance.ended.signal,
         "oom": instance.oom_killed,
         "at_ns": instance.at_ns,
+        "error": instance.error,
     }
 
 

@@ -9,7 +9,7 @@
       ping{}                         ------->                      (rid 8)
                                      <-------  ok{}                (rid 8: answers need not keep the order)
                                      <-------  ok{pid, ...}        (rid 7: the program runs)
-                                     <-------  event exited{id, code, signal, oom_killed, at_ns}
+                                     <-------  event exited{id, kind, code, signal, oom_killed, at_ns, error}
       acknowledge{id}                ------->
                                      <-------  ok{}
 
@@ -36,8 +36,12 @@ Operations (fields -> what `ok` holds, then the descriptors):
     list{}  explain{id}  stats{id}  processes{id}  ping{}  shutdown{}
     relay_add{id, entries[{listen, target}]} + [listening sockets]   relay_remove{id}     -> nothing
 
-Events: exited{id, code, signal, oom_killed, at_ns}, sent to every client until one acknowledges it or the instance is
-deleted, and again after each hello; exec_exited{id, exec_id, code, signal, at_ns}, likewise.
+Events: exited{id, kind, code, signal, oom_killed, at_ns, error}, sent to every client until one acknowledges it or the
+instance is deleted, and again after each hello; exec_exited{id, exec_id, code, signal, at_ns}, likewise.
+
+An instance's kind is "container" or "machine". Of a machine the supervisor has the processes on the host: exec, signals
+other than SIGKILL, pausing and what runs inside go over the machine's own control socket (wire/vmcontrol), whose path
+its row names.
 
 A message longer than INLINE_LIMIT does not fit a packet (a plan with a large environment, a list of a thousand
 instances): the packet is then `@SIZE`, and the last descriptor is a sealed memfd with the JSON text. This module does
@@ -56,8 +60,11 @@ from bireme.errors import BiremeError, Internal, Invalid, Unsupported, from_wire
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-VERSION = 1
+VERSION = 2
 OLDEST = 1
+
+MACHINES = 2
+"""From this version on there are machines beside containers, and rows and events say of which kind an instance is."""
 
 INLINE_LIMIT = 120_000
 """Bytes of JSON in one packet; the default SO_SNDBUF of 212,992 passes it with room for the kernel's accounting."""
@@ -108,7 +115,7 @@ class Log(TypedDict):
 
 
 class Launch(TypedDict):
-    """Request `launch`: `plan` is runtime.plan.LaunchPlan, `limits` OCI linux.resources."""
+    """Request `launch`: `plan` is runtime.plan.LaunchPlan or vmm.plan.MachineLaunch, `limits` OCI linux.resources."""
 
     id: str
     plan: dict[str, Any]
@@ -132,10 +139,12 @@ class Launched(TypedDict):
 class InstanceRow(TypedDict):
     """One instance in `hello` and `list`. `state` is "running", "paused" or "exited" (not yet acknowledged or deleted).
 
-    `code` is the exit code or 128 + signal, -1 while it runs; `at_ns` when it ended (nanoseconds since the epoch).
+    `code` is the exit code or 128 + signal, -1 while it runs; `at_ns` when it ended (nanoseconds since the epoch);
+    `error` why, where it did not end by itself; `control` the socket of a machine.
     """
 
     id: str
+    kind: str
     state: str
     pid: int
     slot: int
@@ -146,8 +155,10 @@ class InstanceRow(TypedDict):
     signal: int
     oom_killed: bool
     at_ns: int
+    error: str
     uid_base: int
     cgroups: dict[str, str]
+    control: str
 
 
 class ExecRow(TypedDict):
@@ -249,6 +260,11 @@ def refused(message: Mapping[str, Any]) -> Refused | None:
     if not isinstance(described, dict):
         return Refused(Internal("malformed error reply", place="supervision"), "", 0)
     return Refused(from_wire(described), str(described.get("stage", "")), int(described.get("errno", 0)))
+
+
+def kind_of(row: Mapping[str, Any]) -> str:
+    """The kind of the instance in a row or event: older supervisors know containers alone and do not say so."""
+    return str(row.get("kind", "container"))
 
 
 def agreed_version(theirs: object) -> int:

@@ -18,6 +18,7 @@ from bireme.daemon.ending import end_without_engine
 from bireme.daemon.keeper import ensure_keeper, read_pid, wait_gone
 from bireme.drivers.container.config import Host
 from bireme.drivers.container.driver import ContainerDriver
+from bireme.drivers.supervised.supervisor import SupervisorConnection
 from bireme.engine.tasks import TaskGroup
 from bireme.instance.driver import Placement, RootFilesystem
 from bireme.instance.spec import InstanceId, InstanceSpec, NetworkRequest, ProcessSpec
@@ -95,13 +96,14 @@ class TestContainerDriver(DriverContract):
             "userns_base": self.config.userns_base,
             "favordynmods": False,
         }
-        driver = ContainerDriver(self.config.supervisor_socket, lambda: settings, Host())
+        supervisor = SupervisorConnection(self.config.supervisor_socket, lambda: settings)
+        driver = ContainerDriver(supervisor, Host())
         tasks = TaskGroup()
         connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        tasks.spawn(driver.run(connected), "link")
+        tasks.spawn(supervisor.run(connected), "link")
         await asyncio.wait_for(connected, 30)
         try:
             yield Harness(driver, self.place)
         finally:
-            driver.close()
+            supervisor.close()
             await tasks.close()

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from bireme.drivers.container.capability import resolve
 from bireme.drivers.container.resources import resources
 from bireme.drivers.container.seccomp import seccomp_of
+from bireme.drivers.supervised.capability import resolve
 from bireme.errors import Invalid, Unsupported
 from bireme.instance.driver import Placement
 from bireme.instance.spec import InstanceSpec, Mount, ProcessSpec
@@ -21,9 +21,8 @@ from bireme.oci.runtime_spec import VERSION, CapabilitySets, Config, Device, Nam
 from bireme.oci.runtime_spec import Mount as OciMount
 from bireme.runtime import defaults
 from bireme.runtime.plan import ExecPlan, Interface, LaunchPlan, RootPlan, plan_exec, plan_launch
-from bireme.wire.supervision import Log
 
-__all__ = ["Host", "check", "log_of", "plan_exec_process", "plan_instance", "resources"]
+__all__ = ["Host", "check", "plan_exec_process", "plan_instance", "resources"]
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,16 +136,6 @@ def plan_exec_process(process: ProcessSpec, spec: InstanceSpec) -> ExecPlan:
         linux["seccomp"] = profile
     return plan_exec(
         _process(process, spec, privileged), user=process.user or "0", groups=process.groups, seccomp=word, linux=linux
-    )
-
-
-def log_of(placement: Placement) -> Log:
-    config = placement.spec.log
-    return Log(
-        driver=config.driver,
-        path=placement.log_path,
-        max_size_bytes=config.max_size_bytes,
-        max_files=config.max_files,
     )
 
 

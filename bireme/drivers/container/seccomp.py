@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import cast
 
-from bireme.drivers.container.capability import resolve
+from bireme.drivers.supervised.capability import resolve
 from bireme.errors import Invalid
 from bireme.instance.spec import Security
 from bireme.linux.seccomp import default_profile, docker_profile_to_oci

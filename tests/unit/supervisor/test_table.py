@@ -130,9 +130,11 @@ def test_rows_and_events(table: Table) -> None:
     assert exited.exit_event() == {
         "event": "exited",
         "id": "exited",
+        "kind": "container",
         "code": 137,
         "signal": 9,
         "oom_killed": True,
+        "error": "",
         "at_ns": 20,
     }
 

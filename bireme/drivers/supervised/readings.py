@@ -1,4 +1,4 @@
-"""Counters and processes of a container, from the supervisor's answer and /proc."""
+"""Counters and processes of an instance, from the supervisor's answer and /proc."""
 
 from __future__ import annotations
 
