@@ -25,6 +25,8 @@ class RootFilesystem(msgspec.Struct, frozen=True, kw_only=True):
     upper: str = ""
     work: str = ""
     image_id: str = ""
+    layers: tuple[str, ...] = ()
+    """Committed directories that make up the root below `upper`, topmost first: a machine's disks are made of them."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

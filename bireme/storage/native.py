@@ -23,10 +23,10 @@ class NativeSnapshotter:
 
     def prepare(self, key: str, parent: str | None) -> RootFilesystem:
         path = self._directory.make(key, parent, copy_tree)
-        return RootFilesystem(lower=(), upper=f"{path}/fs")
+        return self._root(path, parent)
 
     def mounts(self, key: str) -> RootFilesystem:
-        return RootFilesystem(lower=(), upper=f"{self._directory.active(key)}/fs")
+        return self._root(self._directory.active(key), self._directory.parent(key))
 
     def parents(self, key: str) -> tuple[str, ...]:
         self._directory.active(key)
@@ -52,3 +52,8 @@ class NativeSnapshotter:
 
     def sweep(self) -> int:
         return self._directory.sweep()
+
+    def _root(self, path: str, parent: str | None) -> RootFilesystem:
+        """A committed tree is whole, so one layer is all a machine needs."""
+        layers = self._directory.layer(parent).paths[:1] if parent else ()
+        return RootFilesystem(lower=(), upper=f"{path}/fs", layers=layers)

@@ -58,4 +58,4 @@ class OverlaySnapshotter:
         return self._directory.sweep()
 
     def _root(self, path: str, lower: tuple[str, ...]) -> RootFilesystem:
-        return RootFilesystem(lower=lower, upper=f"{path}/fs", work=f"{path}/work")
+        return RootFilesystem(lower=lower, layers=lower, upper=f"{path}/fs", work=f"{path}/work")

@@ -219,7 +219,7 @@ def _copy_file(name: bytes, found: os.stat_result, source: int, target: int) -> 
     try:
         there = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
         try:
-            _copy_data(here, there, found.st_size)
+            copy_data(here, there, found.st_size)
             _copy_attributes(here, there, found)
         finally:
             os.close(there)
@@ -227,8 +227,8 @@ def _copy_file(name: bytes, found: os.stat_result, source: int, target: int) -> 
         os.close(here)
 
 
-def _copy_data(here: int, there: int, size: int) -> None:
-    """Copy extent by extent, so that holes stay holes."""
+def copy_data(here: int, there: int, size: int) -> None:
+    """Make the open empty file `there` a copy of `size` bytes of `here`, extent by extent: holes stay holes."""
     os.ftruncate(there, size)
     at = 0
     while at < size:
