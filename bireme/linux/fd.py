@@ -73,6 +73,11 @@ def sealed_memfd(name: str, data: bytes) -> int:
     return fd
 
 
+def seal_size(fd: int) -> None:
+    """A memfd (made with MFD_ALLOW_SEALING) can be written but neither grow nor shrink any more. F_ADD_SEALS."""
+    fcntl.fcntl(fd, _F_ADD_SEALS, 0x1 | 0x2 | 0x4)
+
+
 def read_sealed(fd: int, limit: int) -> bytes:
     """The contents of a sealed memfd of at most `limit` bytes; ValueError when it is larger or not sealed."""
     if fcntl.fcntl(fd, _F_GET_SEALS) & _SEALS != _SEALS:

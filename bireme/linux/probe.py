@@ -201,6 +201,13 @@ def hardware_virtualisation() -> str:
 
 
 @cache
+def kvm_runs_linux() -> str:
+    """/dev/kvm can run an operating system, not just code that stays out of long mode; the reason and the remedy."""
+    reason = hardware_virtualisation()
+    return f"{reason}: {FEATURES['kvm'].hint}" if reason else ""
+
+
+@cache
 def pidfd_exit_info() -> str:
     """A pidfd tells the exit code of a process that is not our child (Linux 6.15)."""
     pid = process.fork()

@@ -10,21 +10,21 @@ import pytest
 
 from bireme.errors import Unsupported
 from bireme.linux import kvm
-from bireme.linux.kvm import ExitReason
+from bireme.linux.kvm import ExitReason, uapi
 
 
 def test_sizes_and_numbers_are_the_headers() -> None:
-    assert kvm.kvm_regs.size == 144
-    assert kvm.kvm_segment.size == 24
-    assert kvm.kvm_sregs.size == 312
-    assert kvm.kvm_run.size == 32
-    assert kvm.kvm_run.offset("exit_reason") == 8
-    assert kvm.KVM_SET_USER_MEMORY_REGION == 0x4020AE46
-    assert kvm.KVM_GET_REGS == 0x8090AE81
-    assert kvm.KVM_SET_REGS == 0x4090AE82
-    assert kvm.KVM_GET_SREGS == 0x8138AE83
-    assert kvm.KVM_SET_SREGS == 0x4138AE84
-    assert kvm.KVM_RUN == 0xAE80
+    assert uapi.kvm_regs.size == 144
+    assert uapi.kvm_segment.size == 24
+    assert uapi.kvm_sregs.size == 312
+    assert uapi.kvm_run.size == 32
+    assert uapi.kvm_run.offset("exit_reason") == 8
+    assert uapi.KVM_SET_USER_MEMORY_REGION == 0x4020AE46
+    assert uapi.KVM_GET_REGS == 0x8090AE81
+    assert uapi.KVM_SET_REGS == 0x4090AE82
+    assert uapi.KVM_GET_SREGS == 0x8138AE83
+    assert uapi.KVM_SET_SREGS == 0x4138AE84
+    assert uapi.KVM_RUN == 0xAE80
 
 
 def test_no_device_is_unsupported_with_a_hint() -> None:
