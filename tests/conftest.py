@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 
@@ -37,14 +36,3 @@ def pytest_configure(config: pytest.Config) -> None:
         os.kill(os.getpid(), signum)
 
     signal.signal(signal.SIGTERM, interrupt)
-    _no_wall_clock_in_hypothesis()
-
-
-def _no_wall_clock_in_hypothesis() -> None:
-    """Its deadline and its check for slow generation fail on a busy machine, and say nothing about us."""
-    if importlib.util.find_spec("hypothesis") is None:
-        return
-    from hypothesis import HealthCheck, settings
-
-    settings.register_profile("bireme", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    settings.load_profile("bireme")

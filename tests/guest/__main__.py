@@ -14,9 +14,10 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.guest.image import image
+from tests.guest.image import PYTHON, image
 from tests.guest.machine import boot
 from tests.source.tree import ROOT, relative, tracked_files
 
@@ -36,19 +37,28 @@ FILES = (
 TOO_SLOW = "not needs_cgroup_v1 and not slow"
 SELECTION = ["-q", "tests/guest", *(f"tests/integration/test_{name}.py" for name in FILES), "-m", TOO_SLOW]
 SELECTION += ["--deselect", "tests/integration/test_cli_run.py::test_a_pipe_through_a_container"]
-PROMISED = "root,cgroup_v2"
+PROMISED = "root,cgroup_v2,kvm,kvm_linux"
 
 
 def pack_checkout(target: Path, order: dict[str, object]) -> None:
     """A tar of the checkout as it lies here, uncommitted changes and built guest programs included."""
     built = [path for path in (ROOT / "bireme/guest").glob("*") if path.is_file()]
+    tracked = set(tracked_files())
     with tarfile.open(target, "w") as archive:
-        for path in {*tracked_files(), *built}:
+        for path in {*tracked, *built, *bytecode(tracked)}:
             archive.add(path, relative(path), recursive=False)
         text = json.dumps(order).encode()
         member = tarfile.TarInfo(".lane.json")
         member.size = len(text)
         archive.addfile(member, io.BytesIO(text))
+
+
+def bytecode(sources: set[Path]) -> Iterator[Path]:
+    """What Python and pytest compiled here already: the same Python in the machine need not do it again."""
+    for directory in {path.parent for path in sources if path.suffix == ".py"}:
+        for path in directory.glob(f"__pycache__/*.cpython-{PYTHON.replace('.', '')}*.pyc"):
+            if directory / f"{path.name.partition('.')[0]}.py" in sources:
+                yield path
 
 
 def main(arguments: list[str]) -> int:

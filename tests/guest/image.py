@@ -1,15 +1,21 @@
 """The emulated machine's disk: Debian with systemd, our dependencies and a kernel, made from packages and kept.
 
-Everything lies in one directory below the cache, named by a digest of this recipe: `vmlinuz`, `initramfs`, `root.ext4`.
+Everything lies in one directory below the cache, named by a digest of this recipe: `vmlinux`, `initramfs`, `root.ext4`.
 Nothing is installed on the host. A finished image gets its name by rename, so a build that was cut short is no image.
+
+The kernel that the emulator starts is unpacked (Debian's is xz, which takes seconds to unpack under emulation). Kernels
+for machines inside the machine lie in /opt/kernels/{cloud,generic}: vmlinuz, lib/modules/RELEASE, modules (a link to
+it), release.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import lzma
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -25,17 +31,32 @@ PYTHON = "3.11"
 PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "kmod", "procps", "iproute2", "nftables", "util-linux", "e2fsprogs"),
     *("python3", "python3-venv", "gcc", "libc6-dev", "make", "git", "busybox-static", "libseccomp2", "ca-certificates"),
-    *("debootstrap", "mmdebstrap", "acl", "attr"),
+    *("debootstrap", "mmdebstrap", "acl", "attr", "erofs-utils"),
 )
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "ext4")
+GUEST_KERNELS = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
 KEPT_MODULES = (
     *("arch", "crypto", "fs", "lib", "mm", "net", "security", "virt", "kernel"),
     *("drivers/net/veth.ko", "drivers/net/tun.ko", "drivers/net/dummy.ko", "drivers/net/macvlan.ko"),
     *("drivers/net/ipvlan", "drivers/net/vxlan", "drivers/net/ifb.ko", "drivers/net/virtio_net.ko"),
     *("drivers/block/virtio_blk.ko", "drivers/block/loop.ko", "drivers/char/hw_random", "drivers/virtio"),
     *("drivers/vhost", "drivers/md/dm-mod.ko", "drivers/md/dm-verity.ko", "drivers/net/net_failover.ko"),
+    "drivers/crypto/ccp",
 )
 SIZE_MIB = 4096
+MASKED_SERVICES = (
+    *("apt-daily", "apt-daily-upgrade", "e2scrub_reap", "systemd-timesyncd", "systemd-logind", "systemd-random-seed"),
+    *("systemd-udevd", "systemd-udev-trigger", "systemd-udev-settle", "systemd-update-utmp", "systemd-pstore"),
+    *("systemd-remount-fs", "systemd-journal-flush", "systemd-user-sessions", "systemd-update-utmp-runlevel"),
+    *("systemd-binfmt", "modprobe@configfs", "modprobe@dm_mod", "modprobe@drm", "modprobe@efi_pstore"),
+    *("modprobe@fuse", "modprobe@loop", "getty@tty1", "serial-getty@ttyS0", "systemd-sysusers"),
+)
+"""Nothing here needs them, and each costs a part of a second under emulation. Devices come from devtmpfs alone."""
+MASKED_OTHERS = (
+    *(f"{name}.timer" for name in ("apt-daily", "apt-daily-upgrade", "dpkg-db-backup", "e2scrub_all", "fstrim")),
+    *("systemd-udevd-kernel.socket", "systemd-udevd-control.socket", "dev-hugepages.mount", "getty.target"),
+    *("sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-kernel-config.mount", "sys-fs-fuse-connections.mount"),
+)
 
 
 class Image(NamedTuple):
@@ -57,7 +78,7 @@ def dependencies() -> list[str]:
 
 def recipe_digest() -> str:
     digest = hashlib.sha256()
-    for path in sorted([Path(__file__), *(HERE / "files").iterdir()]):
+    for path in (Path(__file__), HERE / "files/bireme-lane.service", HERE / "files/initramfs-init"):
         digest.update(path.read_bytes())
     digest.update("\n".join(dependencies()).encode())
     return digest.hexdigest()[:16]
@@ -74,7 +95,7 @@ def image() -> Image:
         for old in base.iterdir():
             if old != place and old.is_dir() and not old.name.startswith("building-"):
                 shutil.rmtree(old)
-    return Image(place / "vmlinuz", place / "initramfs", place / "root.ext4")
+    return Image(place / "vmlinux", place / "initramfs", place / "root.ext4")
 
 
 def build(place: Path) -> None:
@@ -83,7 +104,7 @@ def build(place: Path) -> None:
         root, output = scratch / "root", scratch / "output"
         output.mkdir()
         make_root(root)
-        release = add_kernel(root, scratch, output / "vmlinuz")
+        release = add_kernels(root, scratch, output / "vmlinux")
         add_python_packages(root, scratch)
         add_lane(root)
         write_initramfs(root, release, output / "initramfs")
@@ -115,16 +136,37 @@ def make_root(root: Path) -> None:
     run("mmdebstrap", *options, SUITE, root, *archive_lines())
 
 
-def add_kernel(root: Path, scratch: Path, kernel: Path) -> str:
-    """Unpack Debian's kernel beside the root, keep the modules a test may want; returns the kernel's release."""
-    depends = run("apt-cache", "depends", "--important", "linux-image-amd64")
+def fetch_kernel(meta_package: str, scratch: Path) -> tuple[Path, str]:
+    """Debian's newest kernel package behind `meta_package`, unpacked: the tree and the kernel's release."""
+    depends = run("apt-cache", "depends", "--important", meta_package)
     package = next(line.split()[1] for line in depends.splitlines() if line.strip().startswith("Depends: linux-image-"))
     run("apt-get", "-o", "APT::Sandbox::User=root", "download", package, cwd=scratch)
-    tree = scratch / "kernel"
-    run("dpkg-deb", "-x", next(scratch.glob("linux-image-*.deb")), tree)
-    release = package.removeprefix("linux-image-")
-    shutil.copy(tree / "boot" / f"vmlinuz-{release}", kernel)
-    source, target = tree / "lib/modules" / release, root / "usr/lib/modules" / release
+    tree = scratch / package
+    run("dpkg-deb", "-x", next(scratch.glob(f"{package}_*.deb")), tree)
+    return tree, package.removeprefix("linux-image-")
+
+
+def add_kernels(root: Path, scratch: Path, kernel: Path) -> str:
+    """The lane's own kernel (to `kernel`, its modules into the root) and the guests'; returns the lane's release."""
+    lane = ""
+    for name, meta_package in GUEST_KERNELS.items():
+        tree, release = fetch_kernel(meta_package, scratch)
+        place = root / "opt/kernels" / name
+        modules = place / "lib/modules" / release
+        copy_modules(tree / "lib/modules" / release, modules)
+        run("chroot", root, "depmod", "-b", f"/opt/kernels/{name}", release)
+        shutil.copy(tree / "boot" / f"vmlinuz-{release}", place / "vmlinuz")
+        (place / "modules").symlink_to(f"lib/modules/{release}")
+        (place / "release").write_text(f"{release}\n")
+        if name == "generic":
+            kernel.write_bytes(unpack_kernel((place / "vmlinuz").read_bytes()))
+            shutil.copytree(modules, root / "usr/lib/modules" / release, copy_function=os.link)
+            lane = release
+    return lane
+
+
+def copy_modules(source: Path, target: Path) -> None:
+    """The modules that a test may want, with the listings depmod starts from."""
     target.mkdir(parents=True)
     for listing in source.glob("modules.*"):
         shutil.copy(listing, target)
@@ -135,8 +177,14 @@ def add_kernel(root: Path, scratch: Path, kernel: Path) -> str:
         elif entry.exists():
             (target / "kernel" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(entry, target / "kernel" / name)
-    run("chroot", root, "depmod", release)
-    return release
+
+
+def unpack_kernel(image: bytes) -> bytes:
+    """The ELF inside a bzImage with an xz payload. Documentation/x86/boot.rst: setup_sects, payload_offset, _length."""
+    setup_bytes = ((image[0x1F1] or 4) + 1) * 512
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    payload = image[setup_bytes + offset : setup_bytes + offset + length]
+    return lzma.LZMADecompressor().decompress(payload)
 
 
 def add_python_packages(root: Path, scratch: Path) -> None:
@@ -152,17 +200,13 @@ def add_python_packages(root: Path, scratch: Path) -> None:
 
 
 def add_lane(root: Path) -> None:
-    lane, units = root / "opt/lane", root / "etc/systemd/system"
-    lane.mkdir()
-    shutil.copy(HERE / "files/lane.py", lane)
+    units = root / "etc/systemd/system"
     shutil.copy(HERE / "files/bireme-lane.service", units)
     target = units / "multi-user.target.wants"
     target.mkdir(exist_ok=True)
     (target / "bireme-lane.service").symlink_to("../bireme-lane.service")
-    for unit in ("systemd-udev-settle", "apt-daily", "apt-daily-upgrade", "systemd-timesyncd", "e2scrub_reap"):
-        (units / f"{unit}.service").symlink_to("/dev/null")
-    for unit in ("apt-daily", "apt-daily-upgrade", "dpkg-db-backup", "e2scrub_all", "fstrim"):
-        (units / f"{unit}.timer").symlink_to("/dev/null")
+    for unit in (*(f"{name}.service" for name in MASKED_SERVICES), *MASKED_OTHERS):
+        (units / unit).symlink_to("/dev/null")
     (root / "etc/hostname").write_text("guest\n")
     (root / "etc/fstab").write_text("")
     (root / "srv/bireme").mkdir(parents=True)

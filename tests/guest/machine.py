@@ -15,7 +15,15 @@ from typing import IO
 from tests.guest.image import Image
 
 RESULT_BYTES = 32 << 20
-MEMORY_MIB = 3072
+MEMORY_MIB = 4096
+CPU = "EPYC,+svm,+npt"
+"""The one model whose SVM the lane's kvm_amd takes; as fast as `max` for everything else."""
+NOT_EMULATED = "rdseed sha-ni fxsr-opt misalignsse 3dnowprefetch osvw topoext nrip-save xsavec"
+"""What the model has and the emulator has not: left out by name, or each is a warning."""
+
+
+def cpu_model() -> str:
+    return ",".join([CPU, *(f"-{name}" for name in NOT_EMULATED.split())])
 
 
 def command(image: Image, source: Path, results: Path, console: Path) -> list[str]:
@@ -25,7 +33,7 @@ def command(image: Image, source: Path, results: Path, console: Path) -> list[st
         f"file={source},format=raw,readonly=on",
         f"file={results},format=raw,cache=unsafe",
     ]
-    argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max", "-machine", "q35"]
+    argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", cpu_model(), "-machine", "q35"]
     argv += ["-smp", str(min(4, os.cpu_count() or 1)), "-m", str(MEMORY_MIB), "-nodefaults", "-no-reboot"]
     argv += ["-display", "none", "-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
     argv += ["-append", "console=ttyS0 quiet panic=-1 mitigations=off systemd.show_status=no nowatchdog"]

@@ -20,6 +20,16 @@ def test_cgroup_v2_is_the_only_hierarchy() -> None:
     assert "cgroup" not in kinds
 
 
+@pytest.mark.needs_kvm_linux
+def test_kvm_is_there_with_guest_kernels() -> None:
+    for name in ("cloud", "generic"):
+        place = Path("/opt/kernels") / name
+        release = (place / "release").read_text().strip()
+        assert (place / "vmlinuz").read_bytes()[0x202:0x206] == b"HdrS"
+        assert (place / "modules").resolve() == place / "lib/modules" / release
+        assert list((place / "modules/kernel/fs/erofs").glob("*.ko"))
+
+
 def test_the_checkout_is_importable_and_its_programs_are_installed() -> None:
     import bireme
 

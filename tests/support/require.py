@@ -29,6 +29,11 @@ def _kvm() -> str:
     return ""
 
 
+def _kvm_linux() -> str:
+    flags = set(Path("/proc/cpuinfo").read_text().split())
+    return _kvm() or ("" if flags & {"vmx", "svm"} else "the CPU has neither VMX nor SVM: Linux does not boot in KVM")
+
+
 def _cgroup_v1() -> str:
     return "" if (CGROUP_ROOT / "memory" / "cgroup.procs").exists() else "no cgroup v1 controllers are mounted"
 
@@ -52,6 +57,7 @@ def _docker() -> str:
 FEATURES = {
     "root": _root,
     "kvm": _kvm,
+    "kvm_linux": _kvm_linux,
     "cgroup_v1": _cgroup_v1,
     "cgroup_v2": _cgroup_v2,
     "qemu": _qemu,
