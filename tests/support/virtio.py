@@ -17,11 +17,12 @@ import os
 import select
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
-from bireme.vmm.irq import signal
+from bireme.vmm.irq import make_eventfd, signal
 from bireme.vmm.memory import GuestMemory
 from bireme.vmm.virtio.device import RING_EVENT_IDX, RING_INDIRECT_DESC, DataPath, VirtioDevice
-from bireme.vmm.virtio.mmio import Backend, MmioTransport
+from bireme.vmm.virtio.mmio import MmioTransport
 from bireme.vmm.virtio.queue import INDIRECT, NEXT, WRITE, QueuePlace
 from bireme.vmm.virtio.registers import OFFSETS
 from bireme.vmm.workers import Worker
@@ -306,6 +307,13 @@ class GuestDriver:
             assert self.wait_interrupt(), f"no interrupt; {self.transport.describe()}"
 
 
+class Place(NamedTuple):
+    """As machine.Slot."""
+
+    irq: int
+    kicks: tuple[int, ...]
+
+
 class Bench:
     """One device with its transport, memory, and somebody to run its data path."""
 
@@ -313,15 +321,15 @@ class Bench:
         self.memory = GuestMemory(memory_bytes)
         self.device = device
         self.worker: Worker | None = None
-        backend: Backend
         self.in_process = InProcess(self.memory)
-        backend = self.in_process
         if process:
             self.worker = Worker("test", [device.path], self.memory)
+        self.transport = MmioTransport(device, self.worker or self.in_process)
+        self.place = Place(make_eventfd(), tuple(make_eventfd() for _ in device.queue_sizes))
+        self.transport.attach(self.place)
+        if self.worker is not None:
             self.worker.start()
             self.worker.wait_ready()
-            backend = self.worker
-        self.transport = MmioTransport(device, backend)
         self.driver = GuestDriver(self.transport, self.memory)
 
     def do(self, number: int, count: int = 1) -> list[Used]:
@@ -336,6 +344,8 @@ class Bench:
         if self.worker is not None:
             self.worker.stop()
         self.device.path.close()
+        for fd in (self.place.irq, *self.place.kicks):
+            os.close(fd)
         self.transport.page.close()
         self.memory.close()
 

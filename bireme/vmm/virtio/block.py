@@ -94,7 +94,6 @@ class BlockPath(DataPath):
         return [*super().fds(), self.fd]
 
     def close(self) -> None:
-        super().close()
         os.close(self.fd)
 
     def started(self) -> None:

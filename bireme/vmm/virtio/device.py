@@ -11,15 +11,14 @@ layout of its configuration space, a function that makes the VirtioDevice, and i
     kick      driver -> device   an eventfd per queue; KVM signals it when the guest writes QueueNotify (ioeventfd)
     irq       device -> driver   an eventfd that KVM turns into an edge of the device's interrupt line (irqfd)
 
-Both are made with the data path, before the fork and before there is a VM.
+Both are the machine's (`Machine.slot`), made before the fork and before there is a VM.
 """
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from bireme.vmm.irq import make_eventfd, signal
+from bireme.vmm.irq import signal
 from bireme.vmm.memory import GuestFault
 from bireme.vmm.virtio.queue import QueueBroken, QueuePlace, Virtqueue
 
@@ -51,7 +50,7 @@ class DeviceId:
 
 class VirtioDevice(NamedTuple):
     """A device as its driver finds it. `features` includes TRANSPORT_FEATURES; `config` is the initial configuration
-    space; `path` is the data path whose eventfds belong to it."""
+    space; `path` is its data path."""
 
     name: str
     device_id: int
@@ -73,8 +72,8 @@ class DataPath:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.kicks = [make_eventfd() for _ in self.QUEUES]
-        self.irq = make_eventfd()
+        self.kicks: Sequence[int] = ()
+        self.irq = -1
         self.features = 0
         self.queues: list[Virtqueue | None] = [None] * len(self.QUEUES)
         self.active = False
@@ -85,12 +84,13 @@ class DataPath:
         """Descriptors that the device process keeps."""
         return [*self.kicks, self.irq]
 
+    def attach(self, kicks: Sequence[int], irq: int) -> None:
+        """The eventfds of the device's place in the machine; before the fork."""
+        self.kicks = kicks
+        self.irq = irq
+
     def close(self) -> None:
-        """Close them: in main when the machine ends, or in a process that has no part in this device."""
-        for fd in (*self.kicks, self.irq):
-            os.close(fd)
-        self.kicks = []
-        self.irq = -1
+        """Close what belongs to the data path: a disk, a TAP device; not the eventfds."""
 
     # What a subclass writes.
 

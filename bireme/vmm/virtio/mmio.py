@@ -72,6 +72,16 @@ class Backend(Protocol):
         ...
 
 
+class Slot(Protocol):
+    """What a place in the machine has (machine.Slot)."""
+
+    @property
+    def irq(self) -> int: ...
+
+    @property
+    def kicks(self) -> tuple[int, ...]: ...
+
+
 class _Setup:
     """What the driver has written about one queue."""
 
@@ -91,8 +101,9 @@ class MmioTransport:
     def __init__(self, device: VirtioDevice, backend: Backend) -> None:
         self.device = device
         self.name = device.name
-        self.kicks = device.path.kicks
-        self.irq = device.path.irq
+        self.queue_count = len(device.queue_sizes)
+        self.kicks: Sequence[int] = ()
+        self.irq = -1
         self.page = mmap.mmap(-1, PAGE)
         self.refused = 0
         self.refusal = ""
@@ -108,6 +119,11 @@ class MmioTransport:
             self._put(name, 0xFFFFFFFF)
         self.page[CONFIG : CONFIG + len(device.config)] = device.config
         backend.watch(device.path, self.needs_reset)
+
+    def attach(self, slot: Slot) -> None:
+        """The device's place: its eventfds, which the data path uses too. Before its process is forked."""
+        self.kicks, self.irq = slot.kicks, slot.irq
+        self.device.path.attach(slot.kicks, slot.irq)
 
     def _forget_driver(self) -> None:
         self.status = FRESH

@@ -100,7 +100,6 @@ class NetPath(DataPath):
         return [*super().fds(), self.fd]
 
     def close(self) -> None:
-        super().close()
         os.close(self.fd)
 
     def started(self) -> None:
