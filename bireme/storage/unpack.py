@@ -15,21 +15,16 @@ this side, which never trusts a path it is told: each is opened with openat2(RES
 
 from __future__ import annotations
 
-import json
 import os
 import stat
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from bireme.errors import Internal, Invalid, from_wire
+from bireme.errors import Invalid
 from bireme.linux.libc import SyscallError
 from bireme.storage.layer import open_beneath
 from bireme.storage.snapshot import WhiteoutStyle
-
-_LINE_MAX_BYTES = 256 << 20
-_NOISE_MAX_BYTES = 4000
+from bireme.storage.worker import run_worker
 
 Progress = Callable[[int], None]
 
@@ -77,55 +72,8 @@ def unpack(
 
 
 def _run(blob: int, root: int, style: str, progress: Progress | None) -> dict[str, Any]:
-    read_end, write_end = os.pipe()
-    request = {"blob": blob, "root": root, "control": write_end, "style": style, "parent": os.getpid()}
-    command = [sys.executable, "-I", "-m", "bireme.storage.unpack_worker", json.dumps(request)]
-    try:
-        worker = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=write_end,
-            pass_fds=(blob, root, write_end),
-            cwd="/",
-        )
-    except OSError:
-        os.close(read_end)
-        raise
-    finally:
-        os.close(write_end)
-    try:
-        with open(read_end, "rb") as control:
-            reply, noise = _listen(control.readline, progress)
-        code = worker.wait()
-    finally:
-        if worker.returncode is None:
-            worker.kill()
-            worker.wait()
-    if "error" in reply:
-        raise from_wire(reply["error"])
-    if code or "ok" not in reply:
-        how = f"signal {-code}" if code < 0 else f"code {code}"
-        raise Internal(f"unpack worker ended with {how}", place="unpack worker", hint=noise.strip()[-500:])
-    answer: dict[str, Any] = reply["ok"]
-    return answer
-
-
-def _listen(readline: Callable[[int], bytes], progress: Progress | None) -> tuple[dict[str, Any], str]:
-    """The last word of the worker, and whatever else it (or its interpreter) printed."""
-    reply: dict[str, Any] = {}
-    noise = b""
-    while line := readline(_LINE_MAX_BYTES):
-        try:
-            message = json.loads(line)
-        except ValueError:
-            noise = (noise + line)[-_NOISE_MAX_BYTES:]
-            continue
-        if "progress" not in message:
-            reply = message
-        elif progress is not None:
-            progress(int(message["progress"]))
-    return reply, noise.decode("utf-8", "replace")
+    request = {"blob": blob, "root": root, "style": style}
+    return run_worker("bireme.storage.unpack_worker", request, (blob, root), progress)
 
 
 def _mark_opaque(root: int, paths: list[bytes]) -> None:
