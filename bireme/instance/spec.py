@@ -173,5 +173,9 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     extra_hosts: tuple[str, ...] = ()
     log: LogConfig = LogConfig()
     cgroup_parent: str = ""
+    kernel: str = ""
+    """Of a machine: name, release or id of one in the kernel store, "" for the default."""
+    disk_size_bytes: int = 0
+    """Of a machine: what its writable disk can hold, 0 for the default (storage/disks.py)."""
     edge: dict[str, Any] = {}
     """What the API edge wants back at inspect (the request as it came); nobody else reads it."""

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from bireme.api.docker.bodies import ContainerConfig, CreateRequest, ExecCreateRequest, HostConfig
+from bireme.api.docker.machines import disk_size_of, kernel_of
 from bireme.api.docker.mounts import NO_VOLUMES, mounts_of
 from bireme.api.docker.ports import exposed_ports_of, network_of, ports_of
 from bireme.api.docker.resources import devices_of, limits_of, ulimits_of
@@ -54,9 +55,10 @@ def spec_of(body: CreateRequest, version: int) -> tuple[InstanceSpec, list[str]]
     host = body.HostConfig
     _check_config(body)
     _check_host(body, host)
+    isolation = _isolation(host)
     network, warnings = network_of(body, host, body.NetworkingConfig, version)
     return InstanceSpec(
-        isolation=_isolation(host),
+        isolation=isolation,
         image=body.Image,
         process=_process(body, host, version),
         entrypoint=tuple(body.Entrypoint),
@@ -91,6 +93,8 @@ def spec_of(body: CreateRequest, version: int) -> tuple[InstanceSpec, list[str]]
         extra_hosts=_extra_hosts(host),
         log=_log(host),
         cgroup_parent=host.CgroupParent,
+        kernel=kernel_of(host, isolation),
+        disk_size_bytes=disk_size_of(host, isolation),
         edge=_edge(body),
     ), warnings
 
@@ -196,8 +200,6 @@ def _check_host(config: ContainerConfig, host: HostConfig) -> None:
         raise Unsupported(f"{NO_VOLUMES}: volume driver {host.VolumeDriver}")
     if host.Links:
         raise Unsupported(f"links are not supported: {', '.join(host.Links)}")
-    if host.StorageOpt:
-        raise Unsupported(f"storage options are not supported: {', '.join(host.StorageOpt)}")
     if host.ShmSize < 0:
         raise Invalid("SHM size can not be less than 0")
     if not -1000 <= host.OomScoreAdj <= 1000:
