@@ -76,6 +76,7 @@ class Ending:
         supervisor = self._supervisor
         for helper in (supervisor.zygote, supervisor.logger, supervisor.relay):
             helper.stop()
+        supervisor.machines.stop()
         if supervisor.slots.configured and not supervisor.slots.cgroups.close_subtree():
             program.log("supervisor", "something is left in the cgroups")
         supervisor.server.close()

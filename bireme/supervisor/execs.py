@@ -11,7 +11,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from bireme.errors import BiremeError, Conflict, Internal, Invalid, Unavailable
+from bireme.errors import BiremeError, Conflict, Internal, Invalid, Unavailable, Unsupported
 from bireme.linux import fd as fdlib
 from bireme.linux import process
 from bireme.runtime import launch as starter
@@ -120,6 +120,8 @@ class Execs:
         """The operation."""
         fdlib.close_quietly(*fds)
         instance, slot = self._table.find_running(message["id"])
+        if instance.machine:
+            raise Unsupported("an exec in a machine goes over its control socket", subject=instance.id)
         if instance.paused:
             raise Conflict(f"Container {instance.id} is paused, unpause the container before exec", subject=instance.id)
         identity = message["exec_id"]

@@ -25,6 +25,7 @@ def explain(instance: Instance, slot: Slot, cgroups: CgroupManager) -> dict[str,
     found = _or_empty(lambda: namespaces.namespace_inodes(instance.pid))
     return {
         "id": instance.id,
+        "kind": instance.kind,
         "pid": instance.pid,
         "slot": slot.number,
         "spare": slot.kind not in ("cold", ""),
@@ -32,11 +33,17 @@ def explain(instance: Instance, slot: Slot, cgroups: CgroupManager) -> dict[str,
         "namespaces": {kind: {"inode": inode, "shared": inode == own.get(kind)} for kind, inode in found.items()},
         "cgroups": instance.cgroups,
         "mounts": [parse_mount(line) for line in _lines(f"/proc/{instance.pid}/mountinfo")],
-        "network": {"host_interface": slot.veth} if slot.veth else {},
+        "network": _network(instance, slot),
         "security": security_of(instance.pid),
-        "processes": [_process(pid) for pid in _pids(cgroups, slot)],
+        "processes": [_monitor_process(pid) if instance.machine else _process(pid) for pid in _pids(cgroups, slot)],
         "log": instance.log,
     }
+
+
+def _network(instance: Instance, slot: Slot) -> dict[str, Any]:
+    if instance.machine:
+        return {"host_interfaces": dict(instance.machine["taps"])}
+    return {"host_interface": slot.veth} if slot.veth else {}
 
 
 def _pids(cgroups: CgroupManager, slot: Slot) -> list[int]:
@@ -105,3 +112,19 @@ def _process(pid: int) -> dict[str, Any]:
     except OSError:
         return {"pid": pid}
     return {"pid": pid, "uid": uid, "command": command or f"[{status.get('Name', '')}]"}
+
+
+def _monitor_process(pid: int) -> dict[str, Any]:
+    """One process of a machine's monitor and its jail: what it may still do, and what it does not share with us."""
+    status = _status(pid)
+    own = namespaces.namespace_inodes()
+    found = _or_empty(lambda: namespaces.namespace_inodes(pid))
+    return {
+        "pid": pid,
+        "name": status.get("Name", ""),
+        "uid": int(status.get("Uid", "0").split()[0]),
+        "capabilities": len(capabilities.names_of(int(status.get("CapEff", "0"), 16))),
+        "seccomp": _SECCOMP.get(status.get("Seccomp", ""), ""),
+        "no_new_privs": status.get("NoNewPrivs") == "1",
+        "namespaces": " ".join(sorted(kind for kind, inode in found.items() if inode != own.get(kind))),
+    }

@@ -5,35 +5,32 @@
            ---> console?, then the end of ctl: the program runs ---> journalled, answered
                  or error{stage, errno}: answered, everything taken back
 
-A spare that dies under our hands (before its program) is replaced by the cold path, once.
+A spare that dies under our hands (before its program) is replaced by the cold path, once. Containers and machines go
+the same way; what each does differently is its Maker.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
-from bireme.errors import BiremeError, Conflict, Internal, Invalid, Unavailable
+from bireme.errors import BiremeError, Conflict, Invalid, Unavailable
 from bireme.linux import fd as fdlib
-from bireme.linux import namespaces, process, tty
-from bireme.linux.cgroup import limits_from_resources
-from bireme.runtime import launch as starter
-from bireme.runtime import spare, sync
-from bireme.runtime.plan import LaunchPlan, exec_namespaces, spare_kind
-from bireme.supervisor.fate import LOOK_AGAIN_S, RAN, UNSURE, fate, is_dead
+from bireme.linux import process, tty
+from bireme.runtime import sync
+from bireme.supervisor.fate import LOOK_AGAIN_S, RAN, UNSURE, is_dead
 from bireme.supervisor.nursery import as_failure, failure
 from bireme.supervisor.output import Client, Output, hang_up
+from bireme.supervisor.request import Launch
 from bireme.supervisor.server import Answer, Caller
 from bireme.supervisor.table import Instance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from bireme.linux.cgroup import CgroupLimits
     from bireme.linux.poll import Loop
     from bireme.supervisor.keeperlink import KeeperLink
-    from bireme.supervisor.nursery import Nursery, Pool
     from bireme.supervisor.output import Outputs
     from bireme.supervisor.slots import Slot, Slots
     from bireme.supervisor.table import Table
@@ -42,44 +39,45 @@ _LAST_MESSAGES = 3
 """console, error, and the end: all a child can still have said."""
 
 
-class Launch:
-    """One start under way."""
+class Maker(Protocol):
+    """What one kind of instance does its own way: containers.py, machines.py."""
 
-    __slots__ = (
-        "caller",
-        "cold",
-        "ended",
-        "id",
-        "instance",
-        "limits",
-        "log",
-        "open_stdin",
-        "owner",
-        "plan",
-        "slot",
-        "stdin_once",
-        "terminal",
-    )
+    @property
+    def slot_kind(self) -> str:
+        """The kind of a slot that is made for one start."""
+        ...
 
-    def __init__(self, caller: Caller, message: Mapping[str, Any]) -> None:
-        self.caller = caller
-        self.id = _text(message, "id")
-        plan = message["plan"]
-        if not isinstance(plan, dict):
-            raise Invalid("launch without a plan", subject=self.id)
-        self.plan = cast("LaunchPlan", plan)
-        self.limits: CgroupLimits = limits_from_resources(message.get("limits") or {})
-        self.log = _log_of(message.get("log"))
-        self.terminal = bool(message.get("terminal"))
-        self.open_stdin = bool(message.get("open_stdin"))
-        self.stdin_once = bool(message.get("stdin_once"))
-        self.slot: Slot | None = None
-        self.instance: Instance | None = None
-        self.owner = (0, 0)
-        """What root of the instance is outside: (uid, gid)."""
-        self.cold = False
-        self.ended: process.Exit | None = None
-        """It ended before we heard that it runs."""
+    def claim(self, request: Launch) -> Slot | None:
+        """A spare that fits, if there is one; Invalid for a plan that cannot be one of this kind."""
+        ...
+
+    def when_ready(self, slot: Slot, done: Callable[[Slot, BiremeError | None], None]) -> None:
+        """For a claimed spare that is still being built."""
+        ...
+
+    def spawn(self, request: Launch, slot: Slot, done: Callable[[Slot, BiremeError | None], None]) -> None:
+        """Have the first process made for this plan; sets the request's owner."""
+        ...
+
+    def provide(self, request: Launch, slot: Slot) -> list[int]:
+        """What the first process cannot get by itself; descriptors that go along, closed afterwards."""
+        ...
+
+    def send(self, request: Launch, slot: Slot, stdio: Sequence[int], files: Sequence[int]) -> None:
+        """The `start` message."""
+        ...
+
+    def record(self, request: Launch) -> Mapping[str, Any]:
+        """Fields of the journal's launch record: `namespaces`, and `machine` for one."""
+        ...
+
+    def verdict(self, request: Launch, slot: Slot, looks: int) -> str:
+        """ctl has ended: RAN, DIED or UNSURE."""
+        ...
+
+    def died(self, request: Launch, slot: Slot) -> BiremeError:
+        """Why it did not get so far; the slot is still there."""
+        ...
 
 
 class Launches:
@@ -91,8 +89,8 @@ class Launches:
         keeper: KeeperLink,
         table: Table,
         slots: Slots,
-        nursery: Nursery,
-        pool: Pool,
+        containers: Maker,
+        machines: Maker,
         outputs: Outputs,
         null: int,
     ) -> None:
@@ -100,8 +98,8 @@ class Launches:
         self._keeper = keeper
         self._table = table
         self._slots = slots
-        self._nursery = nursery
-        self._pool = pool
+        self._containers = containers
+        self._machines = machines
         self._outputs = outputs
         self._null = null
         self._under_way: dict[int, Launch] = {}
@@ -110,7 +108,6 @@ class Launches:
         self.running: dict[int, Instance] = {}
         """Instances by slot number."""
         self.on_ended: Callable[[Instance, process.Exit], None] = lambda instance, ended: None
-        nursery.on_exit = self.on_exit
 
     @property
     def under_way(self) -> int:
@@ -120,14 +117,13 @@ class Launches:
         """The operation."""
         fdlib.close_quietly(*fds)
         request = Launch(caller, message)
-        kind = spare_kind(request.plan)
         known = self._table.instances.get(request.id)
         if request.id in self._ids or (known is not None and known.ended is None):
             raise Conflict(f"instance {request.id} runs already", subject=request.id)
         if known is not None:
             self._table.gone(known)
-        interfaces = request.plan["network"]["interfaces"]
-        slot = self._pool.claim(kind, interfaces[0]["bridge"] if interfaces else "") if kind else None
+        maker = self._maker(request)
+        slot = maker.claim(request)
         self._ids.add(request.id)
         if slot is None:
             self._start_cold(request)
@@ -137,24 +133,20 @@ class Launches:
         if slot.ready:
             self._begin(request)
         else:
-            self._pool.when_ready(slot, lambda _slot, error: self._born(request, error))
+            maker.when_ready(slot, lambda _slot, error: self._born(request, error))
+
+    def _maker(self, request: Launch) -> Maker:
+        return self._machines if "machine" in request.plan else self._containers
 
     def _start_cold(self, request: Launch) -> None:
         request.cold = True
+        maker = self._maker(request)
         try:
-            slot = self._slots.make("cold", terminal=request.terminal)
+            slot = request.slot = self._slots.make(maker.slot_kind, terminal=request.terminal)
+            self._under_way[slot.number] = request
+            maker.spawn(request, slot, lambda _slot, error: self._born(request, error))
         except (OSError, BiremeError) as error:
             self._fail(request, as_failure("cgroup", error))
-            return
-        request.slot = slot
-        self._under_way[slot.number] = request
-        plan = request.plan
-        base = _outside_root(plan["namespaces"].get("user", "")) or slot.uid_base
-        wanted = spare.request_of(plan, slot.cgroup, base)
-        request.owner = (wanted["uid"], wanted["gid"])
-        own_network = plan["namespaces"].get("net") == ""
-        interfaces = plan["network"]["interfaces"] if own_network else []
-        self._nursery.spawn(slot, wanted, interfaces, lambda _slot, error: self._born(request, error))
 
     def _born(self, request: Launch, error: BiremeError | None) -> None:
         """Nothing of the plan has gone into a spare yet, so whatever killed it says nothing about the plan."""
@@ -196,11 +188,9 @@ class Launches:
         self._loop.add(slot.ctl.fileno(), lambda _mask: self._on_message(request))
 
     def _send_start(self, request: Launch, slot: Slot) -> None:
-        plan = request.plan
-        assert slot.ctl is not None
+        maker = self._maker(request)
         self._slots.cgroups.apply(slot.cgroup, request.limits)
-        starter.apply_outside(plan["process"], slot.pid)
-        files = self._assemble(request, slot)
+        files = maker.provide(request, slot)
         stdin_read = -1
         stdio: list[int] = []
         try:
@@ -210,22 +200,11 @@ class Launches:
                 stdin_read = self._stdin(request, slot)
                 stdio = [stdin_read if stdin_read >= 0 else self._null, slot.out_write, slot.err_write]
             self._write_down(request, slot)
-            owner = request.owner if stdio else None
-            starter.send_start(slot.ctl, plan, [*stdio, *files], owner=owner)
+            maker.send(request, slot, stdio, files)
         finally:
             fdlib.close_quietly(stdin_read, *files)
         fdlib.close_quietly(slot.out_write, slot.err_write)
         slot.out_write = slot.err_write = -1
-
-    def _assemble(self, request: Launch, slot: Slot) -> list[int]:
-        plan = request.plan
-        if "user" not in plan["namespaces"]:
-            return starter.assemble(plan, -1, spent=self._slots.spent)
-        userns = namespaces.open_namespace(slot.pid, "user")
-        try:
-            return starter.assemble(plan, userns, *request.owner, spent=self._slots.spent)
-        finally:
-            os.close(userns)
 
     def _stdin(self, request: Launch, slot: Slot) -> int:
         """The reading end for the program; -1 for /dev/null."""
@@ -244,8 +223,8 @@ class Launches:
             "open_stdin": request.open_stdin,
             "stdin_once": request.stdin_once,
             "log": request.log,
-            "namespaces": exec_namespaces(request.plan),
             "pid": slot.pid,
+            **self._maker(request).record(request),
         }
         request.instance = Instance(request.id, slot, record)
         self._table.launched(request.instance)
@@ -269,6 +248,8 @@ class Launches:
         if message["m"] == "console":
             slot.console = fds[0]
             self._keeper.hold({slot.name("console"): slot.console})
+        elif message["m"] == "running":
+            request.announced = True
         else:
             fdlib.close_quietly(*fds)
             self._loop.remove(slot.ctl.fileno())
@@ -278,13 +259,13 @@ class Launches:
         """It runs, or was killed before."""
         if self._under_way.get(slot.number) is not request:
             return
-        verdict = fate(slot.pid, slot.pidfd, request.ended, looks)
+        verdict = self._maker(request).verdict(request, slot, looks)
         if verdict == RAN:
             self._started(request, slot)
         elif verdict == UNSURE:
             self._loop.call_later(LOOK_AGAIN_S, lambda: self._at_end(request, slot, looks + 1))
         elif request.cold:
-            self._fail(request, Internal("the instance's first process was killed before it ran", place="start"))
+            self._fail(request, self._maker(request).died(request, slot))
         else:
             self._try_cold(request)
 
@@ -368,42 +349,6 @@ def make_output(instance: Instance, slot: Slot) -> Output:
         sources = {"stdout": slot.out_read, "stderr": slot.err_read}
         slot.out_read = slot.err_read = -1
     return Output(f"slot/{slot.number}", slot.place, raw=instance.terminal, log=instance.log, sources=sources)
-
-
-def _outside_root(path: str) -> int:
-    """What root of a user namespace given as /proc/PID/ns/user is outside; 0 for others."""
-    parts = path.split("/")
-    if len(parts) != 5 or parts[1] != "proc" or not parts[2].isdigit():
-        return 0
-    try:
-        with open(f"/proc/{parts[2]}/uid_map") as file:
-            inside, outside, _ = file.readline().split()
-    except (OSError, ValueError):
-        return 0
-    return int(outside) if inside == "0" else 0
-
-
-def _text(message: Mapping[str, Any], key: str) -> str:
-    value = message[key]
-    if not isinstance(value, str) or not value or "/" in value or "\n" in value:
-        raise Invalid(f"{key} {value!r} is not a name", subject=key)
-    return value
-
-
-def _log_of(given: object) -> dict[str, Any]:
-    """Empty when nothing is kept."""
-    if given is None or (isinstance(given, dict) and given.get("driver") in ("none", None)):
-        return {}
-    if not isinstance(given, dict) or given["driver"] != "json-file":
-        raise Invalid(f"unknown log driver in {given!r}", subject="log")
-    path = given["path"]
-    if not isinstance(path, str) or not path.startswith("/"):
-        raise Invalid(f"log path {path!r} is not absolute", subject="log")
-    return {
-        "path": path,
-        "max_size_bytes": int(given.get("max_size_bytes") or 0),
-        "max_files": int(given.get("max_files") or 1),
-    }
 
 
 def resize(fd: int, message: Mapping[str, Any]) -> None:

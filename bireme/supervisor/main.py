@@ -1,6 +1,7 @@
 """bireme-supervisor: the parent of every instance.
 
     keeper -- supervisor -+- zygote .. spares, instances (CLONE_PARENT: children of the supervisor)
+                          +- machine template (once there was a machine) .. machines (likewise children of ours)
                           +- logger
                           `- relay
 
@@ -26,12 +27,14 @@ from bireme.linux.cgroup import open_cgroups
 from bireme.linux.poll import Loop
 from bireme.supervisor import logger, program, relay, zygote
 from bireme.supervisor.children import Children
+from bireme.supervisor.containers import Containers
 from bireme.supervisor.ending import Ending
 from bireme.supervisor.execs import Execs
 from bireme.supervisor.journal import Journal
 from bireme.supervisor.keeperlink import KeeperLink
 from bireme.supervisor.launches import Launches
 from bireme.supervisor.ledger import Ledger
+from bireme.supervisor.machines import Machines
 from bireme.supervisor.nursery import Nursery, Pool
 from bireme.supervisor.operations import Operations
 from bireme.supervisor.output import Outputs
@@ -73,9 +76,12 @@ class Supervisor:
         self.server = Server(self.loop, self._listener())
         self.nursery = Nursery(self.loop, self.keeper, self.children, self.zygote)
         self.pool = Pool(self.loop, self.nursery, self.slots)
+        self.machines = Machines(run_root, self.loop, self.keeper, self.children)
+        containers = Containers(self.slots, self.nursery, self.pool)
         self.launches = Launches(
-            self.loop, self.keeper, self.table, self.slots, self.nursery, self.pool, self.outputs, self.null
+            self.loop, self.keeper, self.table, self.slots, containers, self.machines, self.outputs, self.null
         )
+        self.nursery.on_exit = self.machines.nursery.on_exit = self.launches.on_exit
         self.execs = Execs(
             self.loop, self.keeper, self.children, self.table, self.zygote, self.outputs, self.server, self.null
         )
@@ -175,6 +181,7 @@ class Supervisor:
             self.operations,
         )
         recovery.run(self.handover.exits)
+        self.machines.sweep({path for instance in self.table if instance.slot for path in instance.slot.files})
         self.outputs.begin()
         self.relaying.resend()
         self.handover.fds.clear()
@@ -213,6 +220,7 @@ class Supervisor:
             raise Conflict("the cgroup subtree cannot change while the supervisor runs", subject=subtree)
         self.table.config = dict(config)
         self.nursery.tag = subtree.rpartition("-")[2][:6]
+        self.machines.configure(subtree, self.nursery.tag)
         self.pool.configure(config.get("spares") or {}, _stock_interface(config.get("bridge")))
         self.loop.wake_idle()
 

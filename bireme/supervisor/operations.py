@@ -14,6 +14,7 @@ from bireme.linux import process
 from bireme.linux.cgroup import limits_from_resources
 from bireme.supervisor.explain import explain
 from bireme.supervisor.launches import resize
+from bireme.supervisor.machines import tap_counters, tell_end
 from bireme.supervisor.output import Client as OutputClient
 from bireme.supervisor.server import Answer, Caller
 from bireme.wire import supervision
@@ -87,6 +88,8 @@ class Operations:
             except BiremeError:
                 pass
         instance.paused = False
+        if instance.machine:
+            ended = tell_end(instance, ended, killed=instance.killed)
         self._table.exited(instance, ended, time.time_ns())
         if slot is not None and "pid" not in instance.namespaces:
             self._slots.kill_all(slot)
@@ -147,6 +150,8 @@ class Operations:
             self._slots.cgroups.kill(slot.cgroup, number, wait_s=0.0)
         elif not process.pidfd_send_signal(slot.pidfd, number):
             raise Conflict(f"container {instance.id} is not running", subject=instance.id)
+        if number == signal.SIGKILL:
+            instance.killed = True
         if number == signal.SIGKILL and instance.paused:
             self._slots.cgroups.thaw(slot.cgroup)
             instance.paused = False
@@ -234,7 +239,10 @@ class Operations:
     def _stats(self, _caller: Caller, message: dict[str, Any]) -> Mapping[str, Any]:
         instance, slot = self._table.find_running(message["id"])
         counters = self._slots.cgroups.stats(slot.cgroup)._asdict()
-        counters["networks"] = network_counters(instance.pid) if "net" in instance.namespaces else {}
+        if instance.machine:
+            counters["networks"] = tap_counters(instance.machine["taps"], network_counters(os.getpid()))
+        else:
+            counters["networks"] = network_counters(instance.pid) if "net" in instance.namespaces else {}
         return counters
 
     def _processes(self, _caller: Caller, message: dict[str, Any]) -> Mapping[str, Any]:

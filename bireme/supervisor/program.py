@@ -39,7 +39,7 @@ def execute(program: str, *arguments: str) -> None:
 
 def environment() -> dict[str, str]:
     """What survives of our environment: nothing a plan could want is taken from it."""
-    kept = ("PATH", "LANG", "LC_ALL", "NOTIFY_SOCKET", "BIREME_TRACE")
+    kept = ("PATH", "LANG", "LC_ALL", "NOTIFY_SOCKET", "BIREME_TRACE", "BIREME_MONITOR")
     return {name: os.environ[name] for name in kept if name in os.environ}
 
 

@@ -146,6 +146,7 @@ class Recovery:
         slot.stdin_write = self._take(slot.name("stdin"))
         slot.out_read = self._take(slot.name("stdout"))
         slot.err_read = self._take(slot.name("stderr"))
+        slot.files = tuple(instance.machine[what] for what in ("control", "report") if what in instance.machine)
         self._slots.claim(slot)
         return slot
 

@@ -73,6 +73,11 @@ class Service:
         self.on_started()
 
     @property
+    def begun(self) -> bool:
+        """Whether it was ever started: from then on it is replaced when it dies."""
+        return self._started_s > 0
+
+    @property
     def running(self) -> bool:
         return self._control is not None
 

@@ -41,6 +41,7 @@ class Slot:
         "ctl",
         "err_read",
         "err_write",
+        "files",
         "kind",
         "netns",
         "number",
@@ -67,6 +68,8 @@ class Slot:
         self.pidfd = self.netns = self.console = self.stdin_write = -1
         self.out_read = self.out_write = self.err_read = self.err_write = -1
         self.veth = ""
+        self.files: tuple[str, ...] = ()
+        """Paths that go with the slot."""
         self.ready = False
         self.tries = 0
 
@@ -192,6 +195,8 @@ class Slots:
             slot.netns = -1
         if not keep_place:
             self.places.give_back(slot.place)
+        for path in slot.files:
+            _unlink(path)
         self._dead.append(slot)
         self._tidy_under_load()
 
@@ -265,3 +270,10 @@ class Slots:
             leftover = Slot(number, -1, "", 0)
             self.kill_all(leftover)
             self._dead.append(leftover)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return

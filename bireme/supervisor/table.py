@@ -33,6 +33,7 @@ class Instance:
         "ended",
         "error",
         "id",
+        "killed",
         "log",
         "machine",
         "namespaces",
@@ -66,6 +67,8 @@ class Instance:
         """Of a machine: `control` and `report` paths, `taps` by interface; empty for a container."""
         self.error = ""
         """Why it ended, when not by itself."""
+        self.killed = False
+        """We were asked to kill it."""
         self.cgroups: dict[str, str] = {}
         self.pid: int = record["pid"]
         self.output: Output | None = None

@@ -66,8 +66,11 @@ def children(pid: int) -> list[int]:
 class Rig:
     """One run root. `start` makes the keeper; `close` removes everything, whatever state it is in."""
 
-    def __init__(self, directory: Path, *, spares: Mapping[str, int] | None = None, **config: Any) -> None:
+    def __init__(
+        self, directory: Path, *, spares: Mapping[str, int] | None = None, monitor: str = "", **config: Any
+    ) -> None:
         self.directory = directory
+        self.monitor = monitor
         self.run_root = directory / "run"
         self.tag = secrets.token_hex(3)
         self.subtree = f"bireme-{self.tag}"
@@ -94,6 +97,7 @@ class Rig:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                env={**os.environ, "BIREME_MONITOR": self.monitor} if self.monitor else None,
             )
         return self.connect()
 
