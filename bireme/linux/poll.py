@@ -75,6 +75,10 @@ class Loop:
             except OSError:
                 return
 
+    def fileno(self) -> int:
+        """The epoll descriptor itself: to keep where others are closed, or to watch a loop from another."""
+        return self._epoll.fileno()
+
     def __contains__(self, fd: int) -> bool:
         return fd in self._callbacks
 

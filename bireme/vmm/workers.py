@@ -123,7 +123,7 @@ class Worker:
         loop = Loop()
         server = DeviceServer(loop, self.paths, self._memory, requests, events)
         if self._jail is not None:
-            self._jail(keep)
+            self._jail([*keep, loop.fileno()])
         if self._body is not None:
             self._body(loop)
         server.report(m="ready")
