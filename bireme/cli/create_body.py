@@ -349,7 +349,21 @@ def _logging(args: Arguments) -> dict[str, Any]:
 def _storage_options(args: Arguments) -> dict[str, str]:
     if any("=" not in text for text in args["storage-opt"]):
         raise BadValue("invalid storage option")
-    return pairs(args["storage-opt"])
+    options = pairs(args["storage-opt"])
+    if args["disk-size"]:
+        if "size" in options:
+            raise BadValue("conflicting options: cannot specify both --disk-size and --storage-opt size")
+        options["size"] = args["disk-size"]
+    return options
+
+
+def _annotations(args: Arguments) -> dict[str, str]:
+    annotations = pairs(args["annotation"])
+    if args["kernel"]:
+        if "io.bireme.kernel" in annotations:
+            raise BadValue("conflicting options: cannot specify both --kernel and the annotation io.bireme.kernel")
+        annotations["io.bireme.kernel"] = args["kernel"]
+    return annotations
 
 
 def _host_config(args: Arguments, mode: str, bindings: dict[str, Any], console: tuple[int, int]) -> dict[str, Any]:
@@ -366,7 +380,7 @@ def _host_config(args: Arguments, mode: str, bindings: dict[str, Any], console: 
     config["SecurityOpt"], bare_paths = _security(args["security-opt"])
     config["Sysctls"] = pairs(args["sysctl"])
     config["StorageOpt"] = _storage_options(args)
-    config["Annotations"] = pairs(args["annotation"])
+    config["Annotations"] = _annotations(args)
     config["RestartPolicy"] = restart_policy(args["restart"], args["rm"])
     if console != (0, 0):
         config["ConsoleSize"] = list(console)

@@ -21,6 +21,7 @@ class Entry:
 GROUPS = {
     "container": "Manage containers",
     "image": "Manage images",
+    "kernel": "Manage the kernels of machines",
     "network": "Manage networks",
     "system": "Manage the engine",
 }
@@ -71,6 +72,11 @@ ENTRIES = (
     Entry("image save", "save", "archive", "Save one or more images to a tar archive (streamed to STDOUT by default)"),
     Entry("image tag", "tag", "images", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE"),
     Entry("inspect", "inspect", "inspect", "Return low-level information on objects"),
+    Entry("kernel add", "", "kernel", "Add a kernel for machines"),
+    Entry("kernel default", "", "kernel", "Show or choose the kernel that machines get who ask for none"),
+    Entry("kernel inspect", "", "inspect", "Display detailed information on one or more kernels"),
+    Entry("kernel ls", "", "kernel", "List kernels", "list"),
+    Entry("kernel rm", "", "kernel", "Remove one or more kernels", "remove"),
     Entry("network inspect", "", "inspect", "Display detailed information on one or more networks"),
     Entry("network ls", "", "networks", "List networks", "list"),
     Entry("system df", "", "usage", "Show disk usage"),

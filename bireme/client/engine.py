@@ -253,19 +253,41 @@ class Engine:
 
     # -- bireme's own
 
-    def explain(self, name: str) -> dict[str, Any]:
-        """What an instance really is on its host: namespaces, control groups, mounts, privileges, processes."""
-        path = f"/bireme/v1/containers/{quote(name)}/explain"
-        response = self._connection.request("GET", path)
+    def own(self, method: str, path: str, query: Query | None = None) -> Any:
+        """Ask for `path` below /bireme/v1 and return the decoded answer."""
+        response = self._connection.request(method, f"/bireme/v1{path}{encode_query(query or {})}")
         if response.status >= 400:
             raise refusal(response)
-        return dict(response.json())
+        return response.json()
 
-    def bootstrap(self, name: str) -> Response:
-        """Make an image from the distribution's packages; the answer streams progress."""
-        response = self.connection().request("POST", f"/bireme/v1/bootstrap{encode_query({'name': name})}")
+    def open_own(self, path: str, query: Query, body: Body = b"", headers: dict[str, str] | None = None) -> Response:
+        """POST to `path` below /bireme/v1; the answer streams."""
+        response = self.connection().request("POST", f"/bireme/v1{path}{encode_query(query)}", body, headers)
         if response.status >= 400:
             error = refusal(response)
             response.close()
             raise error
         return response
+
+    def explain(self, name: str) -> dict[str, Any]:
+        """What an instance really is on its host: namespaces, control groups, mounts, privileges, processes."""
+        return dict(self.own("GET", f"/containers/{quote(name)}/explain"))
+
+    def bootstrap(self, name: str) -> Response:
+        """Make an image from the distribution's packages; the answer streams progress."""
+        return self.open_own("/bootstrap", {"name": name})
+
+    def kernels(self) -> list[dict[str, Any]]:
+        """The kernels that machines can boot."""
+        return list(self.own("GET", "/kernels"))
+
+    def kernel(self, name: str) -> dict[str, Any]:
+        return dict(self.own("GET", f"/kernels/{quote(name, ':')}"))
+
+    def add_kernel(self, flavour: str, name: str) -> Response:
+        """Take a kernel of the engine's distribution; the answer streams progress."""
+        return self.open_own("/kernels/add", {"flavour": flavour, "name": name})
+
+    def load_kernel(self, archive: Iterable[bytes], name: str) -> Response:
+        """Send a tar archive of packages, or of vmlinuz, config and modules/; the answer streams progress."""
+        return self.open_own("/kernels/load", {"name": name}, archive, {"Content-Type": "application/x-tar"})

@@ -23,6 +23,7 @@ from bireme.engine.events import Events
 from bireme.engine.execs import Execs
 from bireme.engine.images import Images
 from bireme.engine.instances import Instances
+from bireme.engine.kernels import Kernels
 from bireme.engine.logs import Logs
 from bireme.engine.networks import Networks
 from bireme.engine.reconcile import Reconciler
@@ -33,6 +34,7 @@ from bireme.engine.tasks import TaskGroup
 from bireme.engine.tidy import Tidier
 from bireme.engine.watch import FileWatcher
 from bireme.errors import BiremeError, Conflict
+from bireme.image.kernels import KernelStore
 from bireme.image.store import ImageStore
 from bireme.instance.driver import Driver
 from bireme.linux import probe, procfs
@@ -137,6 +139,7 @@ class Daemon:
         self._snapshotter: Snapshotter = kind(f"{root}/snapshots/{self._config.snapshotter}")
         self._content = ContentStore(f"{root}/content")
         self._store = ImageStore(self._database, self._content, self._snapshotter)
+        self._kernels = KernelStore(f"{root}/kernels")
         if self._config.bridge.enabled:
             self._bridge = BridgeNetwork(self._bridge_config())
 
@@ -173,6 +176,7 @@ class Daemon:
             consoles=Consoles(instances),
             execs=Execs(instances, tasks),
             images=images,
+            kernels=Kernels(self._kernels, events, self._table),
             logs=Logs(instances, FileWatcher()),
             networks=networks,
             events=events,

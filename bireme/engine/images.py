@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import msgspec
 
 from bireme.engine.events import Events
+from bireme.engine.relay import CHUNK, Emit, Relay, Source
 from bireme.engine.table import InstanceTable
 from bireme.image.bootstrap import bootstrap
-from bireme.image.model import HistoryEntry, Image, ImageUser, Progress
+from bireme.image.model import HistoryEntry, Image, ImageUser
 from bireme.image.store import ImageStore
 from bireme.instance.logs import parse_time
-
-Emit = Callable[[Mapping[str, Any]], None]
-CHUNK = 1 << 20
 
 
 class ImageView:
@@ -116,8 +114,8 @@ class Images:
 
     async def load(self, chunks: AsyncIterator[bytes], emit: Emit) -> None:
         """Take a docker-archive or OCI layout as it arrives; `emit` gets progress."""
-        source = _Source(chunks)
-        progress = _Relay(emit)
+        source = Source(chunks)
+        progress = Relay(emit)
         async with self._writing:
             loaded = await asyncio.to_thread(self._store.load, source.read, progress.report)
         self._changed()
@@ -145,7 +143,7 @@ class Images:
 
     async def bootstrap(self, name: str, emit: Emit) -> None:
         """Make an image from the distribution's packages (image/bootstrap.py)."""
-        progress = _Relay(emit)
+        progress = Relay(emit)
         async with self._writing:
             image = await asyncio.to_thread(bootstrap, self._store, name, progress.report)
         self._changed()
@@ -154,45 +152,3 @@ class Images:
     def _changed(self) -> None:
         self._views.clear()
         self._count = None
-
-
-class _Relay:
-    """Progress from a worker thread to `emit` in the event loop, in Docker's message shape."""
-
-    def __init__(self, emit: Emit) -> None:
-        self._emit = emit
-        self._loop = asyncio.get_running_loop()
-
-    def report(self, progress: Progress) -> None:
-        message: dict[str, Any] = {"status": progress.action}
-        if progress.id:
-            message["id"] = progress.id
-        if progress.total:
-            message["progressDetail"] = {"current": progress.current, "total": progress.total}
-        self._loop.call_soon_threadsafe(self._emit, message)
-
-
-class _Source:
-    """A stream of the event loop as the blocking `read(n)` of a worker thread."""
-
-    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
-        self._chunks = chunks
-        self._loop = asyncio.get_running_loop()
-        self._rest = b""
-
-    def read(self, size: int) -> bytes:
-        """At most `size` bytes, b"" at the end."""
-        if not self._rest:
-            self._rest = asyncio.run_coroutine_threadsafe(self._next(), self._loop).result()
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return data
-
-    async def _next(self) -> bytes:
-        """The next chunks joined: a hand-over between threads costs more than a copy."""
-        parts, length = [], 0
-        async for chunk in self._chunks:
-            parts.append(chunk)
-            length += len(chunk)
-            if length >= CHUNK:
-                break
-        return b"".join(parts)

@@ -9,6 +9,7 @@ from bireme.engine.events import Events
 from bireme.engine.execs import Execs
 from bireme.engine.images import Images
 from bireme.engine.instances import Instances
+from bireme.engine.kernels import Kernels
 from bireme.engine.logs import Logs
 from bireme.engine.networks import Networks
 from bireme.engine.system import System
@@ -21,6 +22,7 @@ class Services:
     consoles: Consoles
     execs: Execs
     images: Images
+    kernels: Kernels
     logs: Logs
     networks: Networks
     events: Events

@@ -13,6 +13,7 @@ from bireme.api.docker.routes.containers import Containers
 from bireme.api.docker.routes.events import Events
 from bireme.api.docker.routes.execs import Execs
 from bireme.api.docker.routes.images import Images
+from bireme.api.docker.routes.kernels import Kernels
 from bireme.api.docker.routes.networks import Networks
 from bireme.api.docker.routes.own import Own
 from bireme.api.docker.routes.system import System
@@ -39,6 +40,7 @@ def build_router(services: Services) -> Router:
     Events(services).register(router)
     Networks(services).register(router)
     Own(services).register(router)
+    Kernels(services).register(router)
     refused.register(router)
     services.tasks.spawn(_warm_up(), "api warm-up")
     return router

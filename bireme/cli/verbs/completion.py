@@ -1,6 +1,6 @@
 """completion: a script for bash, zsh or fish, generated from the tables that parse the command line.
 
-The script knows every verb and option by itself; it starts `bireme` only to list containers, images or networks.
+The script knows every verb and option by itself; it starts `bireme` only to list containers, images and the like.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ _LISTS = {
     "containers": "bireme ps -a --format '{{.Names}}'",
     "running": "bireme ps --format '{{.Names}}'",
     "images": "bireme images --format '{{.Repository}}:{{.Tag}}'",
+    "kernels": "bireme kernel ls --format '{{.Release}}'",
     "networks": "bireme network ls --format '{{.Name}}'",
 }
 

@@ -1,4 +1,4 @@
-"""inspect, alone and of containers, images and networks."""
+"""inspect, alone and of containers, images, kernels and networks."""
 
 from __future__ import annotations
 
@@ -119,6 +119,14 @@ VERBS = {
         (_FORMAT,),
         args=(1, UNLIMITED),
         complete="images",
+    ),
+    "kernel inspect": Verb(
+        lambda invocation: _inspect(invocation, invocation.engine.kernel),
+        "[OPTIONS] KERNEL [KERNEL...]",
+        "Display detailed information on one or more kernels",
+        (_FORMAT,),
+        args=(1, UNLIMITED),
+        complete="kernels",
     ),
     "network inspect": Verb(
         _only("network"),
