@@ -26,12 +26,13 @@ from bireme.vmm.virtio.mmio import MmioTransport
 from bireme.vmm.virtio.queue import INDIRECT, NEXT, WRITE, QueuePlace
 from bireme.vmm.virtio.registers import OFFSETS
 from bireme.vmm.workers import Worker
+from tests.support.pace import patience
 
 MIB = 1 << 20
 QUEUE_STRIDE = 0x10000
 QUEUES_AT = 1 * MIB
 BUFFERS_AT = 2 * MIB
-WAIT_S = 20.0
+WAIT_S = patience(20)
 
 Used = tuple[int, int, list[bytes]]
 
@@ -116,6 +117,10 @@ class GuestQueue:
         slot = self._free.pop(0)
         self.poke(slot, table, 16 * len(buffers), INDIRECT)
         return [slot]
+
+    def room(self, head: int) -> list[tuple[int, int]]:
+        """Address and size of the writable buffers of a request that is not collected yet."""
+        return self._chains[head][1]
 
     @property
     def free(self) -> int:

@@ -4,7 +4,8 @@ One queue of requests, each a chain
 
     header   type u32, reserved u32, sector u64           read by us; sectors are 512 bytes whatever BLK_SIZE says
     data     to write, or room for what is read; segments for DISCARD and WRITE_ZEROES
-    status   u8: OK, IOERR, UNSUPP                         the very last writable byte
+    status   u8: OK, IOERR, UNSUPP                         the very last writable byte; it counts as written
+                                                           only if all bytes before it were
 
 The data never passes through us: preadv and pwritev get views of guest memory, so the kernel copies between the page
 cache and the guest. Requests are done one after the other, in order; a chain is given back when it is on the file, and
@@ -121,7 +122,7 @@ class BlockPath(DataPath):
         except OSError:
             self.counters["errors"] += 1
             status[0] = IOERR
-        queue.push(chain.head, written + 1)
+        queue.push(chain.head, written + (written == chain.writable_bytes))
         return True
 
     def _request(self, kind: int, sector: int, chain: Chain) -> int:
