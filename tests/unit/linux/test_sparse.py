@@ -36,11 +36,3 @@ def test_a_pipe_has_no_holes() -> None:
     finally:
         os.close(ours)
         os.close(theirs)
-
-
-def test_a_device_without_it_is_no_error() -> None:
-    with open("/dev/null", "r+b") as file:
-        try:
-            assert not punch_hole(file.fileno(), 0, 4096)
-        except SyscallError as error:
-            assert error.errno == errno.ENODEV
