@@ -22,9 +22,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from bireme.errors import Conflict, Invalid, Unsupported
 from bireme.linux.kvm import Kvm, uapi
 from bireme.vmm import layout
+from bireme.vmm.acpi import MmioDevice, build_tables
+from bireme.vmm.boot.linux import load_linux
 from bireme.vmm.bus import Bus
 from bireme.vmm.cpuid import plan_cpuid
-from bireme.vmm.devices import debugexit, power
+from bireme.vmm.devices import cmos, debugexit, i8042, power
+from bireme.vmm.devices.serial import SIZE as SERIAL_SIZE
+from bireme.vmm.devices.serial import Serial
 from bireme.vmm.irq import IrqLines, make_eventfd, signal
 from bireme.vmm.memory import GuestMemory
 from bireme.vmm.plan import MAX_VCPUS
@@ -32,6 +36,8 @@ from bireme.vmm.registers import apply_entry, apply_reset
 from bireme.vmm.vcpu import VcpuThread, install_kick
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from bireme.linux.kvm import Vm
     from bireme.vmm.bus import BusDevice
     from bireme.vmm.registers import Entry
@@ -90,7 +96,14 @@ class MmioSlot(Protocol):
 class Machine:
     """One machine. Its end is final: a machine that starts anew is a new one."""
 
-    def __init__(self, memory_bytes: int, vcpus: int = 1, *, debug_exit: bool = False) -> None:
+    def __init__(
+        self,
+        memory_bytes: int,
+        vcpus: int = 1,
+        *,
+        serial: Callable[[bytes], object] | None = None,
+        debug_exit: bool = False,
+    ) -> None:
         if not 1 <= vcpus <= MAX_VCPUS:
             raise Invalid(f"{vcpus} vCPUs: between 1 and {MAX_VCPUS} are possible", subject="vcpus")
         self.memory = GuestMemory(memory_bytes)
@@ -108,6 +121,12 @@ class Machine:
         self._kvm: Kvm | None = None
         self._vm: Vm | None = None
         self.add_pio(layout.PORT_POWER, power.SIZE, power.Power(self.end), "power")
+        self.add_pio(layout.PORT_I8042, i8042.SIZE, i8042.I8042(self.end), "i8042")
+        self.add_pio(layout.PORT_CMOS, cmos.SIZE, cmos.Cmos(), "cmos")
+        self.serial: Serial | None = None
+        if serial is not None:
+            self.serial = Serial(serial, self.irq.irqfd(layout.GSI_SERIAL))
+            self.add_pio(layout.PORT_SERIAL, SERIAL_SIZE, self.serial, "serial")
         if debug_exit:
             self.add_pio(layout.PORT_DEBUG_EXIT, debugexit.SIZE, debugexit.DebugExit(self.end), "debug-exit")
 
@@ -179,6 +198,24 @@ class Machine:
         for thread, entry in zip(self.vcpus, entries, strict=False):
             apply_entry(thread.vcpu, self.memory, entry)
             thread.vcpu.set_mp_state(uapi.MpState.KVM_MP_STATE_RUNNABLE)
+
+    def boot(self, kernel: str | int, initrds: Sequence[str | int] = (), cmdline: str = "") -> None:
+        """Load Linux from paths or open descriptors, with the ACPI tables of what was added so far.
+
+        Errors of boot.linux.load_linux; after one, the machine can only be closed.
+        """
+        self.create()
+        entry = load_linux(self.memory, kernel, initrds, cmdline)
+        self.memory.write(layout.ACPI, self._acpi_tables())
+        self.enter_at(entry)
+
+    def _acpi_tables(self) -> bytes:
+        lines = [slot.gsi for slot in self.slots]
+        devices = [
+            MmioDevice(slot.base, layout.VIRTIO_MMIO_STRIDE, slot.gsi, shared=lines.count(slot.gsi) > 1)
+            for slot in self.slots
+        ]
+        return build_tables(layout.ACPI, self.vcpu_count, devices, serial=self.serial is not None)
 
     def run(self) -> None:
         """Start the vCPU threads."""
