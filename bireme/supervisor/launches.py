@@ -338,6 +338,7 @@ def _launched(instance: Instance) -> dict[str, Any]:
         "slot": instance.slot_number,
         "cgroups": instance.cgroups,
         "uid_base": instance.uid_base,
+        "control": instance.machine.get("control", ""),
     }
 
 

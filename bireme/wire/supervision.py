@@ -127,13 +127,15 @@ class Launch(TypedDict):
 
 
 class Launched(TypedDict):
-    """Answer to `launch`: `pid` as the host sees it, the start in nanoseconds since the epoch."""
+    """Answer to `launch`: `pid` as the host sees it, the start in nanoseconds since the epoch; `control` the socket of
+    a machine."""
 
     pid: int
     started_at_ns: int
     slot: int
     cgroups: dict[str, str]
     uid_base: int
+    control: str
 
 
 class InstanceRow(TypedDict):

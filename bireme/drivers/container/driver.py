@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bireme.drivers.container import config as oci
-from bireme.drivers.supervised.driver import SupervisedDriver, to_status
+from bireme.drivers.supervised.driver import SupervisedDriver, to_started, to_status
 from bireme.drivers.supervised.limits import for_update
 from bireme.drivers.supervised.link import LaunchRefused, start_error
 from bireme.drivers.supervised.readings import process_rows
@@ -44,8 +44,8 @@ class ContainerDriver(SupervisedDriver):
         oci.check(placement, self._host)
 
     async def start(self, placement: Placement) -> Started:
-        spec = placement.spec
-        return await self._launch(placement, oci.plan_instance(placement, self._host), oci.resources(spec))
+        plan = oci.plan_instance(placement, self._host)
+        return to_started(await self._launch(placement, plan, oci.resources(placement.spec)))
 
     # Exec
 

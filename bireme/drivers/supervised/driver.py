@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from bireme.drivers.supervised.link import LaunchRefused, LinkLost, start_error
 from bireme.drivers.supervised.readings import to_stat
@@ -16,6 +16,7 @@ from bireme.drivers.supervised.supervisor import SupervisorConnection
 from bireme.instance.driver import Adopted, ExitStatus, OnExit, Placement, Started, Stat
 from bireme.instance.spec import InstanceId
 from bireme.wire import supervision
+from bireme.wire.supervision import Launched
 
 LOST_CODE = 255
 
@@ -55,7 +56,7 @@ class SupervisedDriver:
     def watch(self, on_exit: OnExit) -> None:
         self._on_exit = on_exit
 
-    async def _launch(self, placement: Placement, plan: Mapping[str, Any], limits: Mapping[str, Any]) -> Started:
+    async def _launch(self, placement: Placement, plan: Mapping[str, Any], limits: Mapping[str, Any]) -> Launched:
         """Have the supervisor run a plan; `limits` are OCI linux.resources."""
         spec, identity = placement.spec, placement.id
         request: dict[str, Any] = {
@@ -76,7 +77,7 @@ class SupervisedDriver:
             raise start_error(refused, spec.process.args[0]) from refused
         if answer["pid"]:
             self._running.add(identity)
-        return Started(pid=answer["pid"], started_at_ns=answer["started_at_ns"])
+        return cast(Launched, answer)
 
     async def _launch_again(self, identity: InstanceId, request: dict[str, Any]) -> dict[str, Any]:
         """The supervisor died during a launch: it runs if the new one has it, else it is launched once more."""
@@ -128,6 +129,10 @@ class SupervisedDriver:
     async def stats(self, instance: InstanceId) -> Stat:
         answer, _ = await self._supervisor.retried("stats", id=instance)
         return to_stat(answer, time.time_ns())
+
+
+def to_started(answer: Launched) -> Started:
+    return Started(pid=answer["pid"], started_at_ns=answer["started_at_ns"])
 
 
 def to_status(message: Mapping[str, Any]) -> ExitStatus:

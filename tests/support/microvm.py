@@ -1,0 +1,104 @@
+"""A microVM driver over a keeper and supervisor of its own, with the monitor that runs host processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import pathlib
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from bireme.daemon.config import Config
+from bireme.drivers.microvm.driver import MicrovmDriver, Stores
+from bireme.drivers.supervised.supervisor import SupervisorConnection
+from bireme.engine.tasks import TaskGroup
+from bireme.instance.driver import Placement, RootFilesystem
+from bireme.instance.spec import InstanceId, InstanceSpec, NetworkRequest, ProcessSpec
+from bireme.storage.disks import WritableDisks
+from tests.suites.driver import Harness
+
+COMMANDS = {"missing": "/bin/absent", "forbidden": "/etc/passwd"}
+_numbers = itertools.count(1)
+
+
+class FakeKernel:
+    """Paths that nobody opens."""
+
+    image_path = "/nowhere/vmlinux"
+    format: Literal["vmlinux"] = "vmlinux"
+    modules_path = "/nowhere/modules"
+    layer_formats: tuple[Literal["ext4"], ...] = ("ext4",)
+
+
+class FakeKernels:
+    @contextmanager
+    def hold(self, text: str = "") -> Iterator[FakeKernel]:
+        yield FakeKernel()
+
+
+class Place:
+    """Placements without layers."""
+
+    def __init__(self, root: pathlib.Path, *, env: tuple[str, ...] = ()) -> None:
+        self.root = root
+        self.env = env
+        self.layers: tuple[str, ...] = ()
+
+    def __call__(self, *command: str, **more: Any) -> Placement:
+        identity = f"{next(_numbers):08x}" + secrets.token_hex(28)
+        directory = self.root / identity
+        directory.mkdir(parents=True)
+        files = []
+        for name in ("hosts", "hostname", "resolv.conf"):
+            (directory / name).write_text("x\n")
+            files.append((str(directory / name), f"/etc/{name}"))
+        args = (COMMANDS.get(command[0], command[0]), *command[1:])
+        env = ("PATH=/bin:/usr/bin", *self.env, *more.pop("env", ()))
+        terminal = more.pop("terminal", False)
+        settings: dict[str, Any] = {"network": NetworkRequest(name="none"), "isolation": "microvm", **more}
+        process = ProcessSpec(args=args, env=env, working_dir="/", terminal=terminal)
+        return Placement(
+            id=InstanceId(identity),
+            name=identity[:12],
+            spec=InstanceSpec(image="busybox", process=process, **settings),
+            root=RootFilesystem(lower=self.layers, layers=self.layers),
+            directory=str(directory),
+            hostname="x",
+            log_path=str(directory / "log"),
+            files=tuple(files),
+        )
+
+
+def make_stores(root: pathlib.Path) -> Stores:
+    return Stores(
+        kernels=FakeKernels(), disks=WritableDisks(str(root / "disks")), agent_archive=lambda: "/nowhere/agent.cpio"
+    )
+
+
+@contextlib.asynccontextmanager
+async def microvm_harness(
+    config: Config, place: Place, stores: Stores, patience_s: float = 60.0
+) -> AsyncIterator[Harness]:
+    """A connected driver."""
+    settings = {
+        "bridge": None,
+        "spares": {},
+        "cgroup_subtree": f"bireme-{config.tag}",
+        "userns_base": config.userns_base,
+        "favordynmods": False,
+    }
+    supervisor = SupervisorConnection(config.supervisor_socket, lambda: settings)
+    driver = MicrovmDriver(supervisor, stores, patience_s)
+    tasks = TaskGroup()
+    connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    tasks.spawn(supervisor.run(connected), "link")
+    await asyncio.wait_for(connected, 30)
+    try:
+        yield Harness(driver, place)
+    finally:
+        driver.close()
+        supervisor.close()
+        await tasks.close()
