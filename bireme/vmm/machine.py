@@ -36,6 +36,7 @@ from bireme.vmm.registers import apply_entry, apply_reset
 from bireme.vmm.vcpu import VcpuThread, install_kick
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable, Sequence
 
     from bireme.linux.kvm import Vm
@@ -86,6 +87,16 @@ class MmioSlot(Protocol):
     @property
     def queue_count(self) -> int: ...
 
+    @property
+    def page(self) -> mmap.mmap | None:
+        """The registers as they read, kept right by `write`: the guest then reads them without an exit."""
+        ...
+
+    @property
+    def absorbed(self) -> tuple[tuple[int, int, int], ...]:
+        """Writes (offset, size, value) that need nobody's attention: KVM swallows them."""
+        ...
+
     def attach(self, slot: Slot) -> None: ...
 
     def read(self, offset: int, size: int) -> int: ...
@@ -114,6 +125,7 @@ class Machine:
         self.slots: list[Slot] = []
         self.vcpus: list[VcpuThread] = []
         self.end_fd = make_eventfd()
+        self._nobody = make_eventfd()
         self._devices: list[MmioSlot] = []
         self._ended: MachineEnd | None = None
         self._paused = False
@@ -170,10 +182,18 @@ class Machine:
         vm.create_irqchip()
         vm.create_pit()
         self.irq.bind(vm)
-        for slot in self.slots:
+        self._place_slots(vm, read_only=bool(self._kvm.check_extension(uapi.KVM_CAP_READONLY_MEM)))
+        self._create_vcpus(self._kvm, vm)
+
+    def _place_slots(self, vm: Vm, *, read_only: bool) -> None:
+        first = len(self.memory.regions)
+        for slot, device in zip(self.slots, self._devices, strict=True):
             for queue, eventfd in enumerate(slot.kicks):
                 vm.ioeventfd(slot.base + layout.VIRTIO_QUEUE_NOTIFY, 4, eventfd, queue)
-        self._create_vcpus(self._kvm, vm)
+            for offset, size, value in device.absorbed:
+                vm.ioeventfd(slot.base + offset, size, self._nobody, value)
+            if read_only and device.page is not None:
+                vm.set_memory(first + slot.number, slot.base, device.page, read_only=True)
 
     def _check(self, kvm: Kvm) -> None:
         missing = [name for name, number in NEEDED.items() if not kvm.check_extension(number)]
@@ -317,5 +337,6 @@ class Machine:
         self.irq.close()
         if self.end_fd >= 0:
             os.close(self.end_fd)
+            os.close(self._nobody)
             self.end_fd = -1
         self.memory.close()

@@ -75,12 +75,23 @@ class Vm(Handle):
         self._memory: dict[int, Any] = {}
 
     def set_memory(
-        self, slot: int, guest_phys_addr: int, memory: mmap.mmap, offset: int = 0, size_bytes: int = 0
+        self,
+        slot: int,
+        guest_phys_addr: int,
+        memory: mmap.mmap,
+        offset: int = 0,
+        size_bytes: int = 0,
+        *,
+        read_only: bool = False,
     ) -> None:
-        """Map a part of a buffer (all of it when no size is given) at a guest-physical address. All page-aligned."""
+        """Map a part of a buffer (all of it when no size is given) at a guest-physical address. All page-aligned.
+
+        `read_only`: the guest's reads are plain loads, its writes exit as for registers (KVM_CAP_READONLY_MEM).
+        """
         view = (ctypes.c_char * len(memory)).from_buffer(memory)
         region = uapi.kvm_userspace_memory_region.pack(
             slot=slot,
+            flags=uapi.KVM_MEM_READONLY if read_only else 0,
             guest_phys_addr=guest_phys_addr,
             memory_size=size_bytes or len(memory) - offset,
             userspace_addr=ctypes.addressof(view) + offset,

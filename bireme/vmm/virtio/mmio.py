@@ -34,6 +34,7 @@ from bireme.vmm.layout import PAGE
 from bireme.vmm.virtio.device import VERSION_1
 from bireme.vmm.virtio.queue import QueuePlace
 from bireme.vmm.virtio.registers import (
+    ABSORBED,
     ADDRESS_PARTS,
     AGREED,
     CONFIG,
@@ -97,6 +98,8 @@ class _Setup:
 
 class MmioTransport:
     """One device on the bus. Thread-safe: every vCPU may write."""
+
+    absorbed = (ABSORBED,)
 
     def __init__(self, device: VirtioDevice, backend: Backend) -> None:
         self.device = device

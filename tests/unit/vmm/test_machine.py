@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -217,10 +218,12 @@ def test_vcpus_share_memory(build: Build) -> None:
 
 class Transport(Probe):
     name = "probe"
+    absorbed = ((0x64, 4, 1),)
 
-    def __init__(self, queue_count: int) -> None:
+    def __init__(self, queue_count: int, page: mmap.mmap | None = None) -> None:
         super().__init__()
         self.queue_count = queue_count
+        self.page = page
         self.slot: Slot | None = None
 
     def attach(self, slot: Slot) -> None:
@@ -254,6 +257,55 @@ def test_an_irqfd_interrupts_the_guest(build: Build) -> None:
     end = machine.wait()
     assert end is not None
     assert end.code == 9
+
+
+FLAT_READ, FLAT_WRITE = "8b1d%s", "a3%s"  # mov ebx, [address]; mov [address], eax
+
+
+def at(address: int) -> str:
+    return address.to_bytes(4, "little").hex()
+
+
+def protected(build: Build, program: str, device: Transport) -> Machine:
+    machine = build()
+    machine.slot(device)
+    machine.memory.write(PLACE, code(program))
+    machine.enter_at(Entry("protected", {"rip": PLACE}))
+    machine.run()
+    return machine
+
+
+@needs_kvm
+def test_registers_with_a_page_are_read_without_an_exit(build: Build) -> None:
+    page = mmap.mmap(-1, layout.PAGE)
+    page[0x10:0x14] = (77).to_bytes(4, "little")
+    device = Transport(1, page)
+    base = layout.VIRTIO_MMIO
+    # mov ebx, [base + 16]; mov eax, ebx; mov [base + 32], eax; out 0xf4, al
+    machine = protected(
+        build, FLAT_READ % at(base + 0x10) + "89d8" + FLAT_WRITE % at(base + 0x20) + "e6f4" + SPIN, device
+    )
+    end = machine.wait()
+    assert end is not None
+    assert end.code == 77
+    assert device.seen == [(0x20, 4, 77)]
+    assert bytes(page[0x20:0x24]) == bytes(4)
+
+
+@needs_kvm
+@pytest.mark.parametrize("page", [None, mmap.mmap(-1, layout.PAGE)], ids=["exits", "page"])
+def test_notifications_and_absorbed_writes_do_not_exit(build: Build, page: mmap.mmap | None) -> None:
+    device = Transport(2, page)
+    base = layout.VIRTIO_MMIO
+    program = "b801000000" + FLAT_WRITE % at(base + 0x50) + FLAT_WRITE % at(base + 0x64)  # mov eax, 1
+    program += "b802000000" + FLAT_WRITE % at(base + 0x50) + FLAT_WRITE % at(base + 0x64)  # no such queue, not absorbed
+    machine = protected(build, program + DEBUG_EXIT % 1 + SPIN, device)
+    machine.wait()
+    assert device.seen == [(0x50, 4, 2), (0x64, 4, 2)]
+    assert device.slot is not None
+    assert os.read(device.slot.kicks[1], 8) == (1).to_bytes(8, "little")
+    with pytest.raises(BlockingIOError):
+        os.read(device.slot.kicks[0], 8)
 
 
 @needs_kvm
