@@ -36,3 +36,15 @@ def pytest_configure(config: pytest.Config) -> None:
         os.kill(os.getpid(), signum)
 
     signal.signal(signal.SIGTERM, interrupt)
+    _nothing_ignored()
+
+
+def _nothing_ignored() -> None:
+    """A script's background job ignores these signals, and so would every program that a test starts and signals."""
+    for signum, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGQUIT, signal.SIG_DFL),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, handler)
