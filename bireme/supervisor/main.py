@@ -3,11 +3,11 @@
     keeper -- supervisor -+- zygote .. spares, instances (CLONE_PARENT: children of the supervisor)
                           +- machine template (once there was a machine) .. machines (likewise children of ours)
                           +- logger
-                          `- relay
+                          `- relay (once a port needs it)
 
 One thread, one epoll loop; nothing here waits for anything but the kernel. It is put together in `Supervisor`, in the
-order that matters: helpers (forked while no instance is known), descriptors from the keeper, then the past, then the
-socket. Idle work (spares, tear-down, journal) happens after 5 ms without an event.
+order that matters: zygote and logger (forked while no instance is known), descriptors from the keeper, then the past,
+then the socket. Idle work (spares, tear-down, journal) happens after 5 ms without an event.
 """
 
 from __future__ import annotations
@@ -119,8 +119,9 @@ class Supervisor:
         gc.collect()
         gc.freeze()
         gc.disable()
-        for helper in (self.zygote, self.logger, self.relay):
-            helper.start()
+        forked = [(helper, *helper.fork()) for helper in (self.zygote, self.logger)]
+        for helper, pid, control in forked:
+            helper.attend(pid, control)
 
     def _ledger(self) -> tuple[int, int, int]:
         """The logger's memory: the ledger and both ends of the stage, a predecessor's if there was one."""

@@ -4,7 +4,7 @@
     Pool.claim(kind)           a spare, ready or on its way; None when there is none
 
 Spares are made in idle time, one after the other, and at once when fewer than half are left; after a minute without
-starts all but two of a kind are let go. A spare that dies is replaced; when three in a row cannot be made, the pool
+starts all but one of a kind are let go. A spare that dies is replaced; when three in a row cannot be made, the pool
 rests for a while and starts take the cold path, where the reason is reported.
 """
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Done = "Callable[[Slot, BiremeError | None], None]"
 
 _SHRINK_AFTER_S = 60.0
-_SHRUNK = 2
+_SHRUNK = 1
 _REST_S = 5.0
 _MAX_FAILURES = 3
 _MAX_TRIES = 10

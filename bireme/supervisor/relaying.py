@@ -2,7 +2,7 @@
 
 Listening sockets of published ports must not close while their instance runs, or somebody else takes the port. So the
 supervisor keeps duplicates, and the keeper too; the names with the keeper are numbered, what belongs to which instance
-is in the journal.
+is in the journal. The relay is started when the first port needs it: most engines are spared 2 MiB.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class Relaying:
         if not isinstance(identity, str) or not isinstance(entries, list):
             fdlib.close_quietly(*fds)
             raise Invalid("relay_add without id and entries", place="relay")
+        if not self._relay.begun:
+            self._relay.start()
         if not self._relay.running:
             fdlib.close_quietly(*fds)
             raise Unavailable("the relay is being replaced", place="relay")
@@ -84,6 +86,10 @@ class Relaying:
             self._journal.write({"t": "ports", "id": identity, "entries": [], "names": []})
 
     def _ask(self, caller: Caller | None, message: Mapping[str, Any], fds: list[int]) -> None:
+        if not self._relay.begun:
+            if caller is not None:
+                caller.client.send(supervision.reply(caller.rid, {}))
+            return
         rid = self._next_rid
         self._next_rid += 1
         if caller is not None:
@@ -119,8 +125,9 @@ class Relaying:
         return {name for ports in self._ports.values() for name in ports.names}
 
     def resend(self) -> None:
-        """After adopting: the relay was started before anything was known."""
-        self._on_started()
+        """After adopting: a relay that is told everything, if there is anything to tell."""
+        if self._ports:
+            self._relay.start()
 
     def records(self) -> list[Record]:
         return [_record(identity, ports) for identity, ports in self._ports.items()]

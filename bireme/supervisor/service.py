@@ -56,12 +56,21 @@ class Service:
         self.on_started: Callable[[], None] = lambda: None
 
     def start(self) -> None:
+        self.attend(*self.fork())
+
+    def fork(self) -> tuple[int, socket.socket]:
+        """The first half of `start`. Between two forks as little as possible should happen: what the parent writes
+        meanwhile is memory that the two do not share."""
         ours, theirs = fdlib.seqpacket_pair()
         pid = process.fork()
         if pid == 0:
             ours.close()
             become_helper(self._run, theirs, outlives=self._outlives)
         theirs.close()
+        return pid, ours
+
+    def attend(self, pid: int, ours: socket.socket) -> None:
+        """The second half: from now on it is listened to, and replaced when it dies."""
         self._run = self._replacement
         ours.settimeout(_SEND_PATIENCE_S)
         self.pid = pid

@@ -78,6 +78,8 @@ def test_nothing_is_lost_with_chatty_containers_and_terminals(engine: RunningEng
     terminals = [f"term{n}" for n in range(TERMINALS)]
     for name in terminals:
         run(engine, name, "sh", Tty=True, OpenStdin=True)
+    port = {"PortBindings": {"80/tcp": [{"HostIp": "::1", "HostPort": ""}]}, "NetworkMode": "bridge"}
+    run(engine, "published", "sleep", "3600", HostConfig=port)  # there is a relay to be killed
     for program in (*PROGRAMS, "biremed"):
         ender = f"ender-{program}"
         run(engine, ender, "sh", "-c", "sleep 0.3; echo last words; exit 9")
@@ -96,7 +98,7 @@ def test_nothing_is_lost_with_chatty_containers_and_terminals(engine: RunningEng
         missing = set(range(numbers[-1] + 1)) - set(numbers)
         assert not missing, f"{name} lost {sorted(missing)[:10]} of {numbers[-1]}"
         assert numbers == sorted(numbers), name
-    engine.bireme("rm", "-f", *names, *terminals)
+    engine.bireme("rm", "-f", "published", *names, *terminals)
 
 
 def assert_terminal_answers(engine: RunningEngine, name: str) -> None:

@@ -429,6 +429,7 @@ def test_the_cgroup_subtree_cannot_change(tmp_path: Path) -> None:
 def test_nothing_is_left(tmp_path: Path) -> None:
     fresh = Rig(tmp_path, spares={"none": 2})
     client = fresh.start()
+    fresh.hold_port(client)
     pids = [fresh.pid("keeper"), fresh.pid("supervisor"), *(fresh.helper(n) for n in ("zygote", "logger", "relay"))]
     wait_until(lambda: len(fresh.spares()) == 2, "spares")
     pids += fresh.spares()

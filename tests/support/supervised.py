@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -135,6 +136,11 @@ class Rig:
         """zygote, logger or relay, as its pid file says; 0 when it does not live."""
         pid = self.pid(name)
         return pid if pid and alive(pid) else 0
+
+    def hold_port(self, client: Client) -> None:
+        """Have a port held, so that there is a relay."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            client.call_fds("relay_add", (listener.fileno(),), id="held", entries=[{"listen": 0, "target": None}])
 
     def spares(self) -> list[int]:
         """Parked processes: they still have the zygote's name and their parent is the supervisor."""
