@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tomllib
 from typing import Any
 
 import msgspec
 
 from bireme.errors import Invalid
+from bireme.oci.digest import sha256_hex
 
 DEFAULT_CONFIG = "/etc/bireme/config.toml"
 DEFAULT_DATA_ROOT = "/var/lib/bireme"
@@ -60,7 +59,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def tag(self) -> str:
         """Six characters that keep this engine's kernel objects apart from another's."""
-        return hashlib.sha256(os.path.realpath(self.run_root).encode()).hexdigest()[:6]
+        return sha256_hex(os.path.realpath(self.run_root).encode())[:6]
 
     @property
     def bridge_name(self) -> str:
@@ -91,6 +90,8 @@ def load(path: str | None, overrides: dict[str, Any]) -> Config:
 
 
 def _read(path: str) -> dict[str, Any]:
+    import tomllib
+
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)

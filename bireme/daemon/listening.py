@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-import ssl
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from bireme.api.http.server import Server
 from bireme.daemon.config import Config, TlsSettings
 from bireme.errors import Invalid, Unavailable
+
+if TYPE_CHECKING:
+    import ssl
 
 _FIRST_PASSED_FD = 3
 
@@ -39,6 +42,8 @@ def tls_context(settings: TlsSettings) -> ssl.SSLContext:
     """A server context that asks clients for a certificate of `ca`."""
     if not (settings.ca and settings.certificate and settings.key):
         raise Invalid("tls needs ca, certificate and key", place="configuration")
+    import ssl
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 import time
 
 import msgspec
@@ -87,7 +87,7 @@ class Execs:
         if not process.args:
             raise Invalid("no exec command specified")
         self._forget_old()
-        identity = ExecId(secrets.token_hex(32))
+        identity = ExecId(os.urandom(32).hex())
         record = ExecRecord(identity, instance.id, complete(process, instance), stdin, stdout, stderr, detach_keys)
         self._records[identity] = record
         self._instances.publish(instance, "exec_create: " + " ".join(process.args), execID=identity)

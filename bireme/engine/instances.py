@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import time
 from collections.abc import Callable, Mapping
 
@@ -92,7 +91,7 @@ class Instances:
         """Commit a new instance; returns its id and warnings for the user."""
         driver = self._driver(spec.isolation)
         image = self._images.defaults(spec.image)
-        identity = InstanceId(secrets.token_hex(32))
+        identity = InstanceId(os.urandom(32).hex())
         name = name.removeprefix("/") or names.generate(self._table.has_name)
         self._table.reserve(name, identity)
         try:

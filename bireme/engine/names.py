@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Callable
 
 _LEFT = (
@@ -18,12 +18,16 @@ _RIGHT = (
 ).split()
 
 
+def _below(limit: int) -> int:
+    return int.from_bytes(os.urandom(8)) % limit
+
+
 def generate(taken: Callable[[str], bool]) -> str:
     """A free name; a number is added once the plain ones get rare."""
     for attempt in range(64):
-        name = f"{secrets.choice(_LEFT)}_{secrets.choice(_RIGHT)}"
+        name = f"{_LEFT[_below(len(_LEFT))]}_{_RIGHT[_below(len(_RIGHT))]}"
         if attempt > 3:
-            name += str(secrets.randbelow(10 ** (1 + attempt // 8)))
+            name += str(_below(10 ** (1 + attempt // 8)))
         if not taken(name):
             return name
-    return "b" + secrets.token_hex(8)
+    return "b" + os.urandom(8).hex()

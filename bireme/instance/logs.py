@@ -7,9 +7,8 @@ Sans-I/O except for `tail_offset`, which reads backwards from the end of a file.
 
 from __future__ import annotations
 
-import calendar
 import os
-import time
+from datetime import datetime
 
 import msgspec
 
@@ -61,7 +60,7 @@ def parse_line(line: bytes) -> LogRecord | None:
 
 def parse_time(text: str) -> int:
     """RFC 3339 in UTC, up to nanoseconds, as nanoseconds since the epoch; ValueError when it is not."""
-    seconds = calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S"))
+    seconds = int(datetime.fromisoformat(f"{text[:19]}+00:00").timestamp())
     rest = text[19:].removesuffix("Z")
     fraction = rest[1:].ljust(9, "0")[:9] if rest.startswith(".") else "0"
     return seconds * 10**9 + int(fraction)

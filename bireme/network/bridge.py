@@ -11,7 +11,6 @@ The endpoint's interface itself is not made here: the supervisor makes it with t
 from __future__ import annotations
 
 import errno
-import hashlib
 import ipaddress
 import re
 import socket
@@ -42,6 +41,7 @@ from bireme.network.driver import BridgeConfig, Published
 from bireme.network.firewall import Firewall, Forwarding, Network
 from bireme.network.ipam import Pool, mac_of
 from bireme.network.portmap import ReservedSocket, check_requests, open_bound, reserve
+from bireme.oci.digest import sha256_hex
 
 _NET = Path("/proc/sys/net/ipv4")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,14}")
@@ -167,7 +167,7 @@ class BridgeNetwork:
             self._mtu = _default_mtu(netlink)
         link = netlink.link(self.bridge)
         if link is None:
-            mac = "02:42:" + hashlib.sha256(f"{self._config.tag} {self.bridge}".encode()).digest()[:4].hex(":")
+            mac = "02:42:" + bytes.fromhex(sha256_hex(f"{self._config.tag} {self.bridge}".encode())[:8]).hex(":")
             netlink.batch([bridge(self.bridge, mac=mac, mtu=self._mtu)])
             link = netlink.link(self.bridge)
         if link is None or link.kind != "bridge":

@@ -25,7 +25,6 @@ IPv4 today. IPv6 is two more maps with `ipv6_addr` in place of `ipv4_addr`; the 
 from __future__ import annotations
 
 import errno
-import hashlib
 import ipaddress
 import socket
 import struct
@@ -37,6 +36,7 @@ from bireme.errors import Unavailable
 from bireme.linux import nftables as nft
 from bireme.linux.nftables import Element, NfTables
 from bireme.linux.nlsocket import Message, NetlinkError
+from bireme.oci.digest import sha256_hex
 
 _FAMILY = nft.NFPROTO_INET
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
@@ -229,7 +229,7 @@ class Firewall:
         self._wanted: dict[_Key, Forwarding] = {}
         self._written: dict[_Key, Forwarding] = {}
         self._generation = 0
-        self._fingerprint = b""
+        self._fingerprint = ""
 
     def close(self) -> None:
         """Close the socket; the table stays, as running instances need it."""
@@ -383,11 +383,8 @@ class Firewall:
         self._generation = generation
         return True
 
-    def _read_fingerprint(self) -> bytes:
-        digest = hashlib.sha256()
-        for rule in self._open().rules(_FAMILY, self._name):
-            digest.update(rule)
-        return digest.digest()
+    def _read_fingerprint(self) -> str:
+        return sha256_hex(b"".join(self._open().rules(_FAMILY, self._name)))
 
 
 def _key(one: Forwarding) -> _Key:

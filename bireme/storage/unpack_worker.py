@@ -14,7 +14,7 @@ from typing import Any
 
 from bireme.errors import Internal, Unavailable, to_wire
 from bireme.linux import capabilities
-from bireme.oci.digest import SHA256, new_hash
+from bireme.oci.digest import SHA256, new_hash, prepare_for_long
 from bireme.storage import jail
 from bireme.storage.codec import MAGIC_MAX_BYTES, compression_of, decode
 from bireme.storage.layer import LayerWriter
@@ -53,6 +53,7 @@ def _work(request: dict[str, Any], progress: Callable[[int], None]) -> dict[str,
     chunks = decode(source.read, head)
     content = _Content(chunks, hashed=bool(compression_of(head)))
     root = int(request["root"])
+    prepare_for_long()
     jail.enter(root, int(request["parent"]), _CAPABILITIES)
     writer = LayerWriter(root, request["style"])
     archive = TarReader(content.read)

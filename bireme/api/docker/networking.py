@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Iterable
 from typing import Any
 
 from bireme.api.docker.services import Instance
 from bireme.instance.driver import Endpoint
+from bireme.oci.digest import sha256_hex
 
 Shown = dict[str, Any]
 
@@ -16,11 +16,11 @@ Shown = dict[str, Any]
 @functools.lru_cache(maxsize=64)
 def network_id(name: str) -> str:
     """A network's id; the predefined ones have no other identity than their name."""
-    return hashlib.sha256(f"network {name}".encode()).hexdigest()
+    return sha256_hex(f"network {name}".encode())
 
 
 def endpoint_id(instance_id: str, network: str) -> str:
-    return hashlib.sha256(f"endpoint {instance_id} {network}".encode()).hexdigest()
+    return sha256_hex(f"endpoint {instance_id} {network}".encode())
 
 
 def networks_of(instance: Instance) -> Shown:

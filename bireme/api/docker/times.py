@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import calendar
 import re
 import time
+from datetime import datetime
 
 from bireme.errors import Invalid
 
@@ -40,7 +40,7 @@ def parse_timestamp(text: str) -> int:
     if stamp is None:
         raise Invalid(f'failed to parse value as a unix timestamp: strconv.ParseInt: parsing "{text}": invalid syntax')
     try:
-        seconds = calendar.timegm(time.strptime(stamp[1], "%Y-%m-%dT%H:%M:%S"))
+        seconds = int(datetime.fromisoformat(f"{stamp[1]}+00:00").timestamp())
     except ValueError:
         raise Invalid(f"failed to parse timestamp {text!r}") from None
     if stamp[3] != "Z":

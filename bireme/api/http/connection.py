@@ -19,7 +19,6 @@ import select
 import socket
 import time
 from collections.abc import Awaitable
-from email.utils import formatdate
 from enum import IntEnum
 from typing import TYPE_CHECKING, cast
 
@@ -532,8 +531,9 @@ _last_date = (0, b"")
 
 
 def _date() -> bytes:
+    """RFC 9110 section 5.6.7. The process never sets a locale, so the names are English; package email costs a MiB."""
     global _last_date
     now = int(time.time())
     if _last_date[0] != now:
-        _last_date = (now, f"Date: {formatdate(now, usegmt=True)}\r\n".encode())
+        _last_date = (now, time.strftime("Date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime(now)).encode())
     return _last_date[1]

@@ -14,17 +14,20 @@ import grp
 import ipaddress
 import os
 import socket
-import ssl
 import stat
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from bireme.api.http.connection import Connection
 from bireme.api.http.message import HttpProblem, Request, status_line
 from bireme.api.http.router import Router
 from bireme.engine.tasks import TaskGroup
 from bireme.errors import Conflict, Denied, Invalid
+
+if TYPE_CHECKING:
+    import ssl
 
 _KNOWN_STATUS = (200, 201, 204, 304, 400, 401, 403, 404, 408, 409, 413, 431, 500, 501, 503, 504, 505)
 

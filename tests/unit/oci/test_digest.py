@@ -40,3 +40,13 @@ def test_chain_ids_follow_the_specification() -> None:
     ab = digest.digest_of(f"{a} {b}".encode())
     assert digest.chain_ids([a, b, c]) == [a, ab, digest.digest_of(f"{ab} {c}".encode())]
     assert digest.chain_ids([]) == []
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+@pytest.mark.parametrize("size", [0, 1, 4 << 20, (4 << 20) + 1, 9 << 20])
+def test_short_and_long_data_hash_alike(algorithm: str, size: int) -> None:
+    data = bytes(size)
+    hasher = digest.new_hash(algorithm)
+    for at in range(0, size, 1 << 20):
+        hasher.update(memoryview(data)[at : at + (1 << 20)])
+    assert hasher.hexdigest() == hashlib.new(algorithm, data).hexdigest()
