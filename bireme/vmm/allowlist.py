@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bireme.linux.kvm import uapi
 from bireme.linux.libc import MACHINE
 from bireme.linux.seccomp import compile_profile
+from bireme.linux.tun import TUNSETOFFLOAD
 from bireme.vmm.vcpu import KICK
 
 if TYPE_CHECKING:
@@ -73,32 +74,32 @@ def _is(argument: int, value: int) -> tuple[Condition, ...]:
 _NOT_EXECUTABLE = (Condition(2, 0, PROT_EXEC),)
 
 PYTHON = (
-    Entry("futex", "locks of the interpreter and of threads"),
     Entry("mmap", "memory for objects and threads; never executable", _NOT_EXECUTABLE),
     Entry("munmap", "memory given back"),
-    Entry("mremap", "a large block of malloc that grows", rare=True),
+    Entry("mremap", "a large block of malloc that grows"),
     Entry("brk", "malloc"),
     Entry("clock_gettime", "time, where the kernel's clock cannot be read without a call", rare=True),
     Entry("restart_syscall", "a wait that was interrupted by a stop or a freeze of the process", rare=True),
     Entry("exit_group", "the end"),
-    Entry("read", "sockets, pipes, terminals, eventfds"),
-    Entry("write", "sockets, pipes, terminals, eventfds"),
-    Entry("close", "descriptors that are done with", rare=True),
+    Entry("write", "an eventfd: an interrupt, a wake-up; streams"),
+    Entry("close", "descriptors that are done with"),
 )
-"""Every process: what the interpreter and its C library do for themselves, and plain reading and writing."""
+"""Every process: what the interpreter and its C library do for themselves, and what all of ours do."""
 
 _LOOP = (
     Entry("epoll_wait", "the loop waits"),
-    Entry("epoll_ctl", "the loop watches something more or less", rare=True),
     Entry("recvfrom", "requests of main, or its answers"),
     Entry("sendto", "answers, events"),
 )
 
 _VMM = (
+    Entry("epoll_ctl", "the loop watches something more or less"),
     Entry("ioctl", "a vCPU runs", _is(1, uapi.KVM_RUN)),
     Entry("ioctl", "a guest that was paused is told so", _is(1, uapi.KVM_KVMCLOCK_CTRL)),
     Entry("ioctl", "where a guest was that KVM gave up on", _is(1, uapi.KVM_GET_REGS), rare=True),
     Entry("ioctl", "a socket with a time limit", _is(1, _FIONBIO)),
+    Entry("futex", "locks between threads, the interpreter's among them"),
+    Entry("read", "the line to the link, eventfds"),
     Entry("poll", "a device process is asked, with a time limit"),
     Entry("clone", "a vCPU's thread, and no other process", (Condition(0, _THREAD, 0xFFFFFFFF & ~_OPTIONAL),)),
     Entry("clone3", "its flags lie in memory, where no filter sees them; libc then uses clone", errno=38),
@@ -115,27 +116,30 @@ _VMM = (
     Entry("getpid", "a kick names the process"),
     Entry("pidfd_send_signal", "a device process is ended", _is(1, _SIGKILL)),
     Entry("waitid", "a device process has ended"),
-    Entry("rt_sigaction", "the guest's process died of a signal: that signal's default comes back", rare=True),
+    Entry("rt_sigaction", "libc's own signals before the first thread; the default of one that main shall die of"),
     Entry("kill", "and main dies of it", _is(0, SELF), rare=True),
     Entry("lseek", "the report file is buffered by Python", rare=True),
 )
 
 _BLOCK = (
-    Entry("preadv", "the guest reads its disk"),
+    Entry("preadv2", "the guest reads its disk"),
     Entry("pwritev2", "the guest writes its disk, perhaps through to it"),
-    Entry("pwritev", "the same, on Python's choice", rare=True),
     Entry("pwrite64", "zeros, on a file system that cannot make a hole", rare=True),
     Entry("fdatasync", "the guest flushes its disk"),
     Entry("fallocate", "the guest discards blocks"),
 )
 
 _NET = (
+    Entry("epoll_ctl", "the loop watches something more or less"),
+    Entry("ioctl", "which offloads the guest's driver can take", _is(1, TUNSETOFFLOAD)),
     Entry("readv", "packets for the guest"),
     Entry("writev", "packets of the guest"),
 )
 
 _LINK = (
+    Entry("epoll_ctl", "the loop watches something more or less"),
     Entry("accept4", "somebody talks to the machine's control socket"),
+    Entry("read", "streams"),
     Entry("recvmsg", "a request with descriptors"),
     Entry("sendmsg", "an answer on the control socket", rare=True),
     Entry("readv", "bytes for the guest"),
@@ -154,6 +158,7 @@ _LINK = (
 )
 
 _ENTROPY = (
+    Entry("epoll_ctl", "the loop watches something more or less"),
     Entry("getrandom", "random numbers for the guest"),
     Entry("readv", "the console's input"),
 )
