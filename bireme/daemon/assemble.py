@@ -17,6 +17,8 @@ from bireme.daemon.keeper import ensure_keeper, read_pid
 from bireme.daemon.listening import listen
 from bireme.drivers.container.config import Host
 from bireme.drivers.container.driver import ContainerDriver
+from bireme.drivers.microvm.driver import MicrovmDriver, Stores
+from bireme.drivers.microvm.initrd import agent_archive
 from bireme.drivers.supervised.supervisor import SupervisorConnection
 from bireme.engine.console import Consoles
 from bireme.engine.events import Events
@@ -43,9 +45,10 @@ from bireme.network.bridge import BridgeNetwork
 from bireme.network.driver import BridgeConfig
 from bireme.network.portmap import ReservedSocket
 from bireme.runtime.baselayer import make_base_layer
-from bireme.runtime.guest import init_path
+from bireme.runtime.guest import agent_path, init_path
 from bireme.storage.content import ContentStore
 from bireme.storage.db import Database
+from bireme.storage.disks import WritableDisks
 from bireme.storage.native import NativeSnapshotter
 from bireme.storage.overlay import OverlaySnapshotter
 from bireme.storage.snapshot import Snapshotter
@@ -64,6 +67,7 @@ class Daemon:
         self._database: Database
         self._supervisor: SupervisorConnection
         self._drivers: dict[str, Driver] = {}
+        self._machines: MicrovmDriver
         self._table: InstanceTable
         self._tidier: Tidier
         self._bridge: BridgeNetwork | None = None
@@ -140,8 +144,16 @@ class Daemon:
         self._content = ContentStore(f"{root}/content")
         self._store = ImageStore(self._database, self._content, self._snapshotter)
         self._kernels = KernelStore(f"{root}/kernels")
+        self._add_machines(WritableDisks(f"{root}/disks"))
         if self._config.bridge.enabled:
             self._bridge = BridgeNetwork(self._bridge_config())
+
+    def _add_machines(self, disks: WritableDisks) -> None:
+        """The driver is there also where it cannot start anything: it says why, and what was made can be removed."""
+        home = f"{self._config.data_root}/machines"
+        stores = Stores(kernels=self._kernels, disks=disks, agent_archive=lambda: agent_archive(agent_path(), home))
+        self._machines = MicrovmDriver(self._supervisor, stores, _no_machines)
+        self._drivers[self._machines.name] = self._machines
 
     def _bridge_config(self) -> BridgeConfig:
         settings = self._config.bridge
@@ -158,8 +170,17 @@ class Daemon:
         )
         networks = self._networks = Networks(self._bridge, self._hold_ports, self._drop_ports)
         images = Images(self._store, events, self._table)
+        kernels = Kernels(self._kernels, events, self._table)
         instances = Instances(
-            self._table, drivers, images, lambda: self._snapshotter, networks, events, tasks, self._tidier
+            self._table,
+            drivers,
+            images,
+            lambda: self._snapshotter,
+            networks,
+            events,
+            tasks,
+            self._tidier,
+            kernels.pin,
         )
         system = System(
             self._identity(),
@@ -167,7 +188,7 @@ class Daemon:
             self._config.snapshotter,
             _host_facts(self._config),
             self._table,
-            drivers,
+            _isolations,
             images.count,
             networks.warnings,
         )
@@ -176,7 +197,7 @@ class Daemon:
             consoles=Consoles(instances),
             execs=Execs(instances, tasks),
             images=images,
-            kernels=Kernels(self._kernels, events, self._table),
+            kernels=kernels,
             logs=Logs(instances, FileWatcher()),
             networks=networks,
             events=events,
@@ -222,6 +243,7 @@ class Daemon:
         await self._table.flush()
         if not any(i.running for i in instances.all()):
             await self._end_run_root()
+        self._machines.close()
         self._supervisor.close()
         await self._tasks.close()
         self._database.close()
@@ -238,6 +260,16 @@ class Daemon:
         network = self._services.networks.bridge
         if network is not None:
             network.teardown()
+
+
+def _no_machines() -> tuple[str, str]:
+    """Why no machine runs here, and the remedy; found out when it is first asked."""
+    return probe.hardware_virtualisation(), probe.FEATURES["kvm"].hint
+
+
+def _isolations() -> tuple[str, ...]:
+    """What can be started here."""
+    return ("container",) if _no_machines()[0] else ("container", "microvm")
 
 
 def _host_facts(config: Config) -> HostFacts:

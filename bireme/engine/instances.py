@@ -26,7 +26,7 @@ from bireme.engine.signals import parse_signal
 from bireme.engine.table import InstanceTable
 from bireme.engine.tasks import TaskGroup
 from bireme.engine.tidy import Tidier
-from bireme.errors import BiremeError, Conflict, Invalid, NotModified
+from bireme.errors import BiremeError, Conflict, Deadline, Invalid, NotModified
 from bireme.instance.driver import Driver, ExitStatus, Pause, StartError, Update
 from bireme.instance.spec import InstanceId, InstanceSpec, Limits
 from bireme.instance.state import Status, Verb, apply
@@ -48,7 +48,9 @@ class Instances:
         events: Events,
         tasks: TaskGroup,
         tidier: Tidier,
+        pin: Callable[[InstanceSpec], InstanceSpec] = lambda spec: spec,
     ) -> None:
+        """`pin` settles what a definition names and may change its meaning later."""
         self._table = table
         self._drivers = drivers
         self._images = images
@@ -57,6 +59,7 @@ class Instances:
         self._events = events
         self._tasks = tasks
         self._tidier = tidier
+        self._pin = pin
         self._early: list[tuple[InstanceId, ExitStatus]] | None = []
         for driver in drivers.values():
             driver.watch(self.exited)
@@ -112,6 +115,7 @@ class Instances:
             instance = Instance(identity, name, Definition(spec=spec, root=root), time.time_ns(), directory)
             self._networks.check(instance)
             await driver.create(outline(instance))
+            instance.definition = msgspec.structs.replace(instance.definition, spec=self._pin(spec))
             await self._table.insert(instance)
         except BaseException:
             self._tidier.add_path(identity, directory)
@@ -140,7 +144,7 @@ class Instances:
         gone = instance.wait("not-running")
         try:
             if instance.status is Status.PAUSED:
-                await self.resume(instance.id)
+                await self._resume_quietly(instance)
             await self.driver(instance).signal(instance.id, 9)
         except Conflict:
             pass
@@ -223,7 +227,10 @@ class Instances:
             self._table.mark(instance)
         if status.oom_killed:
             self.publish(instance, "oom")
-        self.publish(instance, "die", exitCode=str(status.code))
+        if status.error:
+            log.warning("%s ended: %s", instance.name, status.error)
+        why = {"error": status.error} if status.error else {}
+        self.publish(instance, "die", exitCode=str(status.code), **why)
         instance.release_exit_waiters()
         if instance.spec.auto_remove:
             await self.auto_remove(instance)
@@ -262,7 +269,7 @@ class Instances:
         instance.stop_requested = True
         await self._signal_quietly(instance, number)
         if instance.status is Status.PAUSED:
-            await self.resume(instance.id)
+            await self._resume_quietly(instance)
         if not await _ends(gone, None if grace < 0 else float(grace)):
             await self._signal_quietly(instance, 9)
             if not await _ends(gone, KILL_DEADLINE_S):
@@ -270,10 +277,11 @@ class Instances:
         self.publish(instance, "stop")
 
     async def _signal_quietly(self, instance: Instance, number: int) -> None:
+        """One that does not run, or does not answer, is not signalled: whoever stops it goes on to SIGKILL."""
         try:
             await self.driver(instance).signal(instance.id, number)
             self.publish(instance, "kill", signal=str(number))
-        except Conflict:
+        except (Conflict, Deadline):
             pass
 
     async def restart(self, reference: str, timeout_s: int | None = None, signal: str | None = None) -> None:
@@ -288,6 +296,13 @@ class Instances:
 
     async def resume(self, reference: str) -> None:
         await self._freeze(reference, Verb.RESUME)
+
+    async def _resume_quietly(self, instance: Instance) -> None:
+        """As `_signal_quietly`."""
+        try:
+            await self.resume(instance.id)
+        except (Conflict, Deadline):
+            pass
 
     async def _freeze(self, reference: str, verb: Verb) -> None:
         instance = self.find(reference)

@@ -6,13 +6,12 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 
 from bireme import __version__
 from bireme.engine.table import InstanceTable
-from bireme.instance.driver import Driver
 from bireme.instance.state import Status
 
 
@@ -71,7 +70,7 @@ class System:
         snapshotter: str,
         host: HostFacts,
         table: InstanceTable,
-        drivers: Mapping[str, Driver],
+        isolations: Callable[[], tuple[str, ...]],
         count_images: Callable[[], int],
         warnings: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
@@ -80,7 +79,7 @@ class System:
         self._snapshotter = snapshotter
         self._host = host
         self._table = table
-        self._drivers = drivers
+        self._isolations = isolations
         self._count_images = count_images
         self._warnings = warnings
         self._started_at_ns = time.time_ns()
@@ -112,7 +111,7 @@ class System:
             cpus=os.cpu_count() or 1,
             memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
             host=self._host,
-            isolations=tuple(sorted(self._drivers)),
+            isolations=self._isolations(),
             system_time_ns=time.time_ns(),
             warnings=self._warnings(),
         )

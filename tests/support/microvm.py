@@ -91,7 +91,7 @@ async def microvm_harness(
         "favordynmods": False,
     }
     supervisor = SupervisorConnection(config.supervisor_socket, lambda: settings)
-    driver = MicrovmDriver(supervisor, stores, patience_s)
+    driver = MicrovmDriver(supervisor, stores, patience_s=patience_s)
     tasks = TaskGroup()
     connected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     tasks.spawn(supervisor.run(connected), "link")

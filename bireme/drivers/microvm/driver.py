@@ -72,8 +72,16 @@ class MicrovmDriver(SupervisedDriver):
     name = "microvm"
     kind = "machine"
 
-    def __init__(self, supervisor: SupervisorConnection, stores: Stores, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        supervisor: SupervisorConnection,
+        stores: Stores,
+        unusable: Callable[[], tuple[str, str]] = lambda: ("", ""),
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        """`unusable` says why this host runs no machines, and the remedy; "" when it does."""
         super().__init__(supervisor)
+        self._unusable = unusable
         self._patience_s = patience_s
         self._stores = stores
         self._controls: dict[InstanceId, MachineControl] = {}
@@ -125,11 +133,13 @@ class MicrovmDriver(SupervisedDriver):
     # Driver
 
     async def create(self, placement: Placement) -> None:
+        self._check_usable()
         refusals.check_spec(placement.spec)
         refusals.check_layers(len(placement.root.layers))
         await asyncio.to_thread(self._gather, placement)
 
     async def start(self, placement: Placement) -> Started:
+        self._check_usable()
         self._supervisor.require(supervision.MACHINES, "a microvm")
         spec = placement.spec
         with self._stores.kernels.hold(spec.kernel) as kernel:
@@ -140,28 +150,42 @@ class MicrovmDriver(SupervisedDriver):
             self._add_control(placement.id, answer["control"])
         return to_started(answer)
 
+    def _check_usable(self) -> None:
+        reason, hint = self._unusable()
+        if reason:
+            raise Unsupported(
+                f"isolation microvm is not available on this host: {reason}", subject="microvm", hint=hint
+            )
+
     def _gather(self, placement: Placement) -> None:
         """Make what takes long, so that a start need not: images of the layers, the disk."""
         with self._stores.kernels.hold(placement.spec.kernel) as kernel:
-            self._parts(placement, kernel)
+            self._stores.agent_archive()
+            self._layers(placement, kernel)
+            self._disk(placement)
 
     def _parts(self, placement: Placement, kernel: BootKernel) -> machines.Parts:
         """Everything that is files; blocks."""
-        spec = placement.spec
-        images = [layer_image(layer, kernel.layer_formats) for layer in placement.root.layers]
         return machines.Parts(
             kernel={"path": kernel.image_path, "format": kernel.format},
             initrd=[kernel.modules_path, self._stores.agent_archive()],
-            layers=[
-                machines.LayerDisk(str(image.path), image.format, image.digest.partition(":")[2][:_SERIAL])
-                for image in images
-            ],
-            writable="" if spec.read_only_root else self._disk(placement),
+            layers=self._layers(placement, kernel),
+            writable=self._disk(placement),
             texts=machines.texts_of(placement),
         )
 
+    def _layers(self, placement: Placement, kernel: BootKernel) -> list[machines.LayerDisk]:
+        images = [layer_image(layer, kernel.layer_formats) for layer in placement.root.layers]
+        return [
+            machines.LayerDisk(str(image.path), image.format, image.digest.partition(":")[2][:_SERIAL])
+            for image in images
+        ]
+
     def _disk(self, placement: Placement) -> str:
-        """The instance's own disk: what it holds stays over restarts and goes with the directory."""
+        """The instance's own disk: what it holds stays over restarts and goes with the directory. "" for a read-only
+        root."""
+        if placement.spec.read_only_root:
+            return ""
         path = f"{placement.directory}/{DISK}"
         if not os.path.exists(path):
             self._stores.disks.make(path, placement.spec.disk_size_bytes or DEFAULT_BYTES)
