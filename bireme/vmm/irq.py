@@ -56,6 +56,9 @@ class IrqLines:
         for gsi, eventfd in self._made:
             vm.irqfd(gsi, eventfd)
 
+    def fds(self) -> list[int]:
+        return [eventfd for _, eventfd in self._made]
+
     def close(self) -> None:
         for _, eventfd in self._made:
             os.close(eventfd)

@@ -320,6 +320,13 @@ class Machine:
         describe = getattr(device, "describe", None)
         return row | (describe() if describe is not None else {})
 
+    def fds(self) -> list[int]:
+        """What this process keeps open for the machine to run."""
+        found = [self.memory.fd, self.end_fd, self._nobody, *self.irq.fds()]
+        found += [eventfd for slot in self.slots for eventfd in slot.kicks]
+        found += [owner.fd for owner in (self._kvm, self._vm) if owner is not None]
+        return found + [thread.vcpu.fd for thread in self.vcpus]
+
     def close(self) -> None:
         """Stop if it runs, and give everything back."""
         if self.vcpus:

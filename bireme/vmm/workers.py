@@ -143,6 +143,10 @@ class Worker:
         """Readable when `read_event` has something."""
         return self._events.fileno()
 
+    def fds(self) -> list[int]:
+        """What main keeps open to talk to the process."""
+        return [self._requests.fileno(), self._events.fileno(), self.pidfd]
+
     def wait_ready(self, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         """The process is jailed and listens. WorkerLost with the reason otherwise."""
         self._events.settimeout(timeout_s)
