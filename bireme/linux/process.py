@@ -57,6 +57,7 @@ _PRCTL = optional_number("prctl")
 _clone_args = struct.Struct("=11Q")
 
 _PR_SET_PDEATHSIG = 1
+_PR_GET_PDEATHSIG = 2
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
@@ -183,6 +184,13 @@ def set_subreaper(on: bool = True) -> None:
 def set_pdeathsig(signum: int) -> None:
     """Get `signum` when the parent thread ends (0: never). Cleared by a change of credentials. PR_SET_PDEATHSIG."""
     prctl(_PR_SET_PDEATHSIG, signum, subject="PR_SET_PDEATHSIG")
+
+
+def pdeathsig() -> int:
+    """What `set_pdeathsig` said, 0 when nothing is sent. PR_GET_PDEATHSIG."""
+    cell = ctypes.c_int()
+    syscall("prctl", _PRCTL, _PR_GET_PDEATHSIG, ctypes.byref(cell), 0, 0, 0, subject="PR_GET_PDEATHSIG")
+    return cell.value
 
 
 def set_dumpable(on: bool) -> None:

@@ -34,7 +34,7 @@ from bireme.linux.process import CloneFlags
 from bireme.vmm.allowlist import ALLOWED, program
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 NAMESPACES = CloneFlags.CLONE_NEWNS | CloneFlags.CLONE_NEWNET | CloneFlags.CLONE_NEWIPC | CloneFlags.CLONE_NEWUTS
 ROOT_OPTIONS = (("mode", "0555"), ("size", "4096"), ("nr_inodes", "1"))
@@ -68,6 +68,9 @@ LIMITS = {
 }
 """main writes a report and perhaps a console, block the disks, link and entropy streams that may be files; the network
 has no file to write. Only main starts threads."""
+
+load: Callable[[bytes], None] = seccomp.load
+"""Puts the filter on the process. Tests put a program here that asks a recorder about every call instead."""
 
 _left = CloneFlags(0)
 """Namespaces that this process (or the one it was forked from) has left the host's for."""
@@ -121,7 +124,7 @@ def enter(kind: str, uid: int, keep_fds: Iterable[int]) -> None:
     _limit(LIMITS[kind], max(keep, default=2))
     _drop_privileges(uid)
     _forget_imports()
-    seccomp.load(code)
+    load(code)
 
 
 def _check_alone() -> None:
@@ -157,13 +160,18 @@ def _set_limit(which: int, value: int) -> None:
 
 
 def _drop_privileges(uid: int) -> None:
-    """Bounding set first (it takes a capability), then the user, then what a user id of 0 would have kept."""
+    """Bounding set first (it takes a capability), then the user, then what a user id of 0 would have kept.
+
+    A change of the user clears the signal of the parent's death: it is put back.
+    """
+    at_death = process.pdeathsig()
     capabilities.set_ambient(0)
     capabilities.drop_bounding(0)
     process.set_ids(uid, uid)
     capabilities.set_sets(0, 0, 0)
     process.set_no_new_privs()
     process.set_dumpable(False)
+    process.set_pdeathsig(at_death)
 
 
 def _forget_imports() -> None:

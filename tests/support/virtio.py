@@ -26,6 +26,7 @@ from bireme.vmm.virtio.mmio import MmioTransport
 from bireme.vmm.virtio.queue import INDIRECT, NEXT, WRITE, QueuePlace
 from bireme.vmm.virtio.registers import OFFSETS
 from bireme.vmm.workers import Worker
+from tests.support.jailed import jail_of
 from tests.support.pace import patience
 
 MIB = 1 << 20
@@ -328,7 +329,7 @@ class Bench:
         self.worker: Worker | None = None
         self.in_process = InProcess(self.memory)
         if process:
-            self.worker = Worker("test", [device.path], self.memory)
+            self.worker = Worker("test", [device.path], self.memory, jail_of(device))
         self.transport = MmioTransport(device, self.worker or self.in_process)
         self.place = Place(make_eventfd(), tuple(make_eventfd() for _ in device.queue_sizes))
         self.transport.attach(self.place)

@@ -144,14 +144,14 @@ def test_requests_that_cannot_be(
     assert image.read_bytes() == before
 
 
-def test_discard_gives_blocks_back(local: Bench, image: Path) -> None:
+def test_discard_gives_blocks_back(bench: Bench, image: Path) -> None:
     os.truncate(image, 0)
     with open(image, "r+b") as file:
         file.write(b"z" * (SECTORS * SECTOR))
         os.fsync(file.fileno())
     before = image.stat().st_blocks
     segments = struct.pack("<QII", 0, 64, 0) + struct.pack("<QII", 128, 64, 0)
-    assert ask(local, DISCARD, out=segments)[0] == OK
+    assert ask(bench, DISCARD, out=segments)[0] == OK
     content = image.read_bytes()
     assert content[: 64 * SECTOR] == bytes(64 * SECTOR)
     assert content[64 * SECTOR : 128 * SECTOR] == b"z" * 64 * SECTOR
