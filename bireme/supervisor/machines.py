@@ -41,7 +41,8 @@ DIRECTORY = "machines"
 MAX_REPORT_BYTES = 16 << 10
 MAX_REASON = 1000
 _GRACE_S = 30.0
-"""Beyond the machine's own boot deadline: then something in it hangs that should have ended it."""
+"""Beyond the machine's own boot deadlines (to its agent's first word, and from there to its program): then something
+in it hangs that should have ended it."""
 _NAMESPACES = ("ipc", "mnt", "net", "pid", "uts")
 
 
@@ -109,7 +110,7 @@ class Machines:
             self._template.start()
 
     def provide(self, request: Launch, slot: Slot) -> list[int]:
-        limit_s = float(_machine(request)["boot_timeout_s"]) + _GRACE_S
+        limit_s = 2 * float(_machine(request)["boot_timeout_s"]) + _GRACE_S
         self._loop.call_later(limit_s, lambda: _give_up(request, slot))
         return []
 

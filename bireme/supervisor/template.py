@@ -45,13 +45,8 @@ CHILD_NAME = "bireme-vmm"
 MONITOR = "bireme.vmm.child"
 """The module whose `run` becomes a machine; BIREME_MONITOR names another one (a test's)."""
 FAILED = 255
-_FLAGS = (
-    CloneFlags.CLONE_PARENT
-    | CloneFlags.CLONE_NEWPID
-    | CloneFlags.CLONE_NEWNS
-    | CloneFlags.CLONE_NEWIPC
-    | CloneFlags.CLONE_NEWUTS
-)
+_FLAGS = CloneFlags.CLONE_PARENT | CloneFlags.CLONE_NEWPID
+"""Its other namespaces the child makes when it has opened what it needs (bireme.vmm.jail.leave_host)."""
 
 
 class Monitor(Protocol):

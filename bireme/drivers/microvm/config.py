@@ -12,10 +12,12 @@ from bireme.instance.spec import InstanceSpec, ProcessSpec
 from bireme.instance.spec import Mount as TmpfsRequest
 from bireme.linux import capabilities
 from bireme.runtime.processplan import RLIMITS
+from bireme.vmm.boot.cmdline import compose_cmdline
 from bireme.vmm.plan import DEFAULT_BOOT_TIMEOUT_S, DiskPlan, InterfacePlan, KernelPlan, MachinePlan
 from bireme.wire.agent import Capabilities, Disk, File, GuestConfig, Interface, Mount, Process, Root
 
-CMDLINE = "quiet loglevel=4 panic=-1 reboot=k no_timer_check"
+CONSOLE = "console=hvc0"
+"""What the kernel prints goes to the virtio console: the last of it is kept for `explain`."""
 _FILE_MODE = 0o644
 _SHM = "/dev/shm"
 _TMPFS_MODE = 0o1777
@@ -53,7 +55,7 @@ def plan_machine(placement: Placement, parts: Parts) -> MachinePlan:
         "vcpus": vcpus_of(spec.limits),
         "kernel": parts.kernel,
         "initrd": list(parts.initrd),
-        "cmdline": CMDLINE,
+        "cmdline": compose_cmdline(CONSOLE),
         "disks": disks,
         "interfaces": [InterfacePlan(bridge=e.bridge, tap="", mac=e.mac, mtu=e.mtu) for e in placement.endpoints],
         "rng": True,
