@@ -11,6 +11,8 @@ by it.
 
 Making a directory costs an inode, which on a busy disk takes a hundred times as long as a rename. So `make`, which is
 on the way of every instance's start, takes a spare and renames it; removals and `sweep`, which are not, make new ones.
+What was removed becomes a spare again, but for its `fs` and what overlayfs had in `work`: whoever still holds the old
+root (a mount that goes late, somebody who entered it) holds deleted directories, never those of the next instance.
 """
 
 from __future__ import annotations
@@ -118,13 +120,15 @@ class SnapshotDirectory:
             return self._spares.pop() if self._spares else ""
 
     def _make_new(self) -> str:
-        path = f"{self._root}/{_NEW}/{self._token}.{next(self._numbers)}"
+        path = self._fresh_path()
         os.mkdir(path, 0o700)
-        os.mkdir(f"{path}/fs")
-        os.chmod(f"{path}/fs", _MODE)
+        _make_root(path)
         if self._work:
             os.mkdir(f"{path}/work", 0o700)
         return path
+
+    def _fresh_path(self) -> str:
+        return f"{self._root}/{_NEW}/{self._token}.{next(self._numbers)}"
 
     def _refill(self) -> None:
         while len(self._spares) < self._wanted:
@@ -180,8 +184,27 @@ class SnapshotDirectory:
                 del self._active[name]
             else:
                 path = self._detach_committed(name)
-        self._delete(path)
-        self._refill()
+        if entry is None or not self._reuse(path):
+            self._delete(path)
+            self._refill()
+
+    def _reuse(self, path: str) -> bool:
+        """Make a spare of a removed active snapshot; False when it has more than was made here, or nobody wants it."""
+        if not self._work or len(self._spares) >= self._wanted:
+            return False
+        try:
+            _remove_if_there(f"{path}/work/work")
+            os.rmdir(f"{path}/fs")
+            if os.listdir(path) != ["work"] or os.listdir(f"{path}/work"):
+                return False
+            _make_root(path)
+            spare = self._fresh_path()
+            os.rename(path, spare)
+        except OSError:
+            return False
+        with self._lock:
+            self._spares.append(spare)
+        return True
 
     def _detach_committed(self, name: str) -> str:
         path = self._committed(name)
@@ -250,6 +273,11 @@ def _read_parent(path: str) -> str:
         return ""
 
 
+def _make_root(path: str) -> None:
+    os.mkdir(f"{path}/fs")
+    os.chmod(f"{path}/fs", _MODE)
+
+
 def _set_root(path: str, attributes: tuple[int, int, int]) -> None:
     mode, uid, gid = attributes
     if uid or gid:
@@ -261,14 +289,18 @@ def _set_root(path: str, attributes: tuple[int, int, int]) -> None:
 def _remove_known(path: str) -> bool:
     try:
         for name in ("work/work", "work", "fs"):
-            try:
-                os.rmdir(f"{path}/{name}")
-            except FileNotFoundError:
-                continue
+            _remove_if_there(f"{path}/{name}")
         os.rmdir(path)
     except OSError:
         return False
     return True
+
+
+def _remove_if_there(path: str) -> None:
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return
 
 
 def _entry(key: str, parent: str | None) -> str:

@@ -38,9 +38,43 @@ def test_spares_are_made_in_idle_time_and_used_first(tmp_path: Path) -> None:
         assert sorted(os.listdir(path)) == ["fs", "work"]
         assert (os.stat(path).st_ino in inodes) == (key != "c")
     directory.remove("a")
-    assert len(os.listdir(tmp_path / "new")) == 2
+    assert len(os.listdir(tmp_path / "new")) == 1
     assert directory.sweep() == 0
     assert len(os.listdir(tmp_path / "new")) == 2
+
+
+def test_a_removed_one_is_used_again_with_a_root_of_its_own(tmp_path: Path) -> None:
+    directory = open_at(tmp_path, spares=1)
+    path = directory.make("a", None)
+    os.mkdir(f"{path}/work/work")
+    inode = os.stat(path).st_ino
+    old = os.open(f"{path}/fs", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.chmod(f"{path}/fs", 0o777)
+        directory.remove("a")
+        again = directory.make("b", None)
+        assert os.stat(again).st_ino == inode
+        assert os.stat(f"{again}/fs").st_ino != os.fstat(old).st_ino
+        assert os.stat(f"{again}/fs").st_mode & 0o7777 == 0o755
+        assert os.listdir(f"{again}/work") == []
+        with pytest.raises(FileNotFoundError):
+            os.mkdir("late", dir_fd=old)
+    finally:
+        os.close(old)
+
+
+@pytest.mark.parametrize("left", ["fs/file", "work/more", "work/work/temporary", "parent"])
+def test_one_with_more_in_it_is_not_used_again(tmp_path: Path, left: str) -> None:
+    directory = open_at(tmp_path, spares=1)
+    path = directory.make("a", None)
+    inode = os.stat(path).st_ino
+    os.makedirs(f"{path}/work/work")
+    (Path(path) / left).touch()
+    holder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)  # keeps the number from being given out again
+    directory.remove("a")
+    assert os.listdir(tmp_path / "removed") == []
+    assert os.stat(directory.make("b", None)).st_ino != inode
+    os.close(holder)
 
 
 def test_what_the_dead_were_making_is_swept(tmp_path: Path) -> None:
