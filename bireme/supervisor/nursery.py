@@ -154,7 +154,7 @@ class Nursery:
         slot = birth.slot
         slot.pid = pid
         slot.pidfd = pidfd
-        self._keeper.hold({slot.name("pidfd"): pidfd})
+        self._keeper.hold(slot.to_hold())
         self._children.watch(pid, lambda ended: self.on_exit(slot, ended))
         if birth.interfaces:
             slot.netns = namespaces.open_namespace(pid, "net")

@@ -81,6 +81,11 @@ class Slot:
         """What the keeper calls a descriptor of this slot."""
         return f"slot/{self.number}/{what}"
 
+    def to_hold(self) -> dict[str, int]:
+        """What the keeper must have before a plan goes to the first process."""
+        fds = {"pidfd": self.pidfd, "stdout": self.out_read, "stderr": self.err_read}
+        return {self.name(what): fd for what, fd in fds.items() if fd >= 0}
+
     def names(self) -> list[str]:
         return [self.name(what) for what in ("stdout", "stderr", "pidfd", "console", "stdin")]
 
@@ -170,7 +175,6 @@ class Slots:
     def _make_pipes(self, slot: Slot) -> None:
         slot.out_read, slot.out_write = os.pipe2(os.O_CLOEXEC)
         slot.err_read, slot.err_write = os.pipe2(os.O_CLOEXEC)
-        self._keeper.hold({slot.name("stdout"): slot.out_read, slot.name("stderr"): slot.err_read})
 
     def drop_pipes(self, slot: Slot) -> None:
         """For an instance with a terminal."""

@@ -106,6 +106,7 @@ def test_dispose_closes_everything_and_the_keeper_forgets(
     slots: Slots, keeper: FakeKeeper, cgroups: FakeCgroups
 ) -> None:
     slot = slots.make("none")
+    keeper.hold(slot.to_hold())
     assert set(keeper.held) == {"slot/1/stdout", "slot/1/stderr"}
     ends = [slot.out_read, slot.out_write, slot.err_read, slot.err_write]
     slots.dispose(slot)
