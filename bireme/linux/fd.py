@@ -17,6 +17,11 @@ _TEE = optional_number("tee")
 _CLOSE_RANGE_CLOEXEC = 4
 _LAST = 0xFFFFFFFF
 
+_SOL_SOCKET, _SCM_RIGHTS = int(socket.SOL_SOCKET), int(socket.SCM_RIGHTS)
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_CUT_OFF = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+"""Plain numbers: each operation on an enum is a dozen calls."""
+
 MAX_FDS = 253
 """The kernel's SCM_MAX_FD: descriptors in one message."""
 
@@ -95,7 +100,7 @@ def send_fds(sock: socket.socket, data: bytes, fds: list[int] | tuple[int, ...] 
     """One message with descriptors (SCM_RIGHTS, unix(7)); the caller still owns them. Data must not be empty."""
     if not fds:
         return sock.send(data)
-    return sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+    return sock.sendmsg([data], [(_SOL_SOCKET, _SCM_RIGHTS, array.array("i", fds))])
 
 
 def recv_fds(sock: socket.socket, size: int = 262144, max_fds: int = MAX_FDS) -> tuple[bytes, list[int]]:
@@ -103,14 +108,14 @@ def recv_fds(sock: socket.socket, size: int = 262144, max_fds: int = MAX_FDS) ->
 
     SyscallError EMSGSIZE when either was cut off: everything received with it is closed.
     """
-    data, ancillary, flags, _ = sock.recvmsg(size, socket.CMSG_SPACE(max_fds * 4), socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, flags, _ = sock.recvmsg(size, socket.CMSG_SPACE(max_fds * 4), _CLOEXEC)
     fds: list[int] = []
     for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+        if level == _SOL_SOCKET and kind == _SCM_RIGHTS:
             part = array.array("i")
             part.frombytes(content[: len(content) - len(content) % part.itemsize])
             fds.extend(part)
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+    if flags & _CUT_OFF:
         close_quietly(*fds)
         raise SyscallError(errno.EMSGSIZE, "recvmsg", "message cut off")
     return data, fds

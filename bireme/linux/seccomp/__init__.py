@@ -6,6 +6,7 @@ import ctypes
 import errno
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 
 from bireme.errors import Denied, Invalid, Unsupported
 from bireme.linux.libc import MACHINE, SyscallError, syscall
@@ -21,6 +22,7 @@ __all__ = [
     "docker_profile_to_oci",
     "load",
     "parse_docker_profile",
+    "prepare_default",
     "profile_flags",
 ]
 
@@ -46,13 +48,24 @@ def default_program(caps: Iterable[str] = DEFAULT_CAPS) -> bytes:
     return program
 
 
+@lru_cache(maxsize=1)
+def _header(program: bytes) -> bytes:
+    """A struct sock_fprog, whose pointer leads into `program`: the cache keeps both."""
+    address = ctypes.cast(ctypes.c_char_p(program), ctypes.c_void_p).value
+    return struct.pack("@HP", len(program) // 8, address)
+
+
+def prepare_default() -> None:
+    """Have the default program and its header ready before a clone."""
+    _header(default_program())
+
+
 def load(program: bytes, flags: int = 0) -> None:
     """Put a filter on the calling thread and what it starts; it needs no_new_privs or CAP_SYS_ADMIN (Denied).
 
     `flags` as from `profile_flags`. Invalid when the kernel does not take the program.
     """
-    code = ctypes.create_string_buffer(program, len(program))
-    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
+    header = _header(program)
     try:
         syscall("seccomp", number("seccomp"), _SET_MODE_FILTER, flags, header)
     except SyscallError as error:
