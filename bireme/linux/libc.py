@@ -75,6 +75,11 @@ def syscall(call: str, number: int, *args: object, subject: str = "") -> int:
             raise SyscallError(code, call, subject)
 
 
+def prepare(number: int, *args: object) -> tuple[Callable[..., int], tuple[object, ...]]:
+    """What `syscall` would call, and with what: for steps.py. The result is -1 and errno set on failure."""
+    return _syscalls[len(args)], (number, *args)
+
+
 def blocking_syscall(call: str, number: int, *args: object, subject: str = "") -> int:
     """Like `syscall`, without the GIL and without the EINTR retry (the caller's signals matter there)."""
     result = _blocking[len(args)](number, *args)

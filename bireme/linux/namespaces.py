@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bireme.linux.libc import SyscallError, syscall
 from bireme.linux.numbers import optional_number
 from bireme.linux.process import CloneFlags
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 _UNSHARE = optional_number("unshare")
 _SETNS = optional_number("setns")
@@ -27,6 +30,15 @@ KINDS: dict[str, CloneFlags] = {
     "time": CloneFlags.CLONE_NEWTIME,
 }
 """Names under /proc/PID/ns to their flags."""
+_NUMBERS = {kind: int(flag) for kind, flag in KINDS.items()}
+
+
+def flags_of(kinds: Iterable[str]) -> int:
+    """The flags of several kinds, added up as plain numbers: each operation on an IntFlag is a dozen calls."""
+    flags = 0
+    for kind in kinds:
+        flags |= _NUMBERS[kind]
+    return flags
 
 
 class IdMap(NamedTuple):
@@ -70,8 +82,11 @@ def namespace_inodes(pid: int | str = "self") -> dict[str, int]:
     return found
 
 
-def write_id_maps(pid: int | str, uids: list[IdMap], gids: list[IdMap], *, allow_setgroups: bool = True) -> None:
-    """Give a new user namespace its identities; legal once, by a process privileged over it. user_namespaces(7)."""
+def write_id_maps(
+    pid: int | str, uids: Sequence[Sequence[int]], gids: Sequence[Sequence[int]], *, allow_setgroups: bool = True
+) -> None:
+    """Give a new user namespace its identities, rows as in IdMap; legal once, by a process privileged over it.
+    user_namespaces(7)."""
     base = f"/proc/{pid}"
     _write(f"{base}/uid_map", format_id_map(uids))
     if not allow_setgroups:
@@ -79,9 +94,9 @@ def write_id_maps(pid: int | str, uids: list[IdMap], gids: list[IdMap], *, allow
     _write(f"{base}/gid_map", format_id_map(gids))
 
 
-def format_id_map(maps: list[IdMap]) -> bytes:
+def format_id_map(maps: Sequence[Sequence[int]]) -> bytes:
     """The text of uid_map: one line per extent (at most 340)."""
-    return b"".join(b"%d %d %d\n" % entry for entry in maps)
+    return b"".join(b"%d %d %d\n" % tuple(entry) for entry in maps)
 
 
 def _write(path: str, data: bytes) -> None:

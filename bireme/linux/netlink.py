@@ -24,14 +24,19 @@ from typing import NamedTuple
 from bireme.linux.nlsocket import (
     NETLINK_GET_STRICT_CHK,
     NETLINK_ROUTE,
+    NLM_F_ACK,
+    NLM_F_CAPPED,
     NLM_F_CREATE,
     NLM_F_EXCL,
+    NLM_F_REQUEST,
     SOL_NETLINK,
     Message,
     NetlinkError,
     NetlinkSocket,
     attribute,
     iter_attributes,
+    pack_message,
+    parse_acknowledgement,
 )
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
@@ -332,6 +337,19 @@ def link_down(link: int | str) -> Message:
 def lo_up() -> Message:
     """Raise the loopback interface, which has ifindex 1 in every namespace; its addresses come by themselves."""
     return RTM_NEWLINK, 0, _IFINFO.pack(0, 0, 1, IFF_UP, IFF_UP), "link lo"
+
+
+_LOOPBACK_UP = pack_message(RTM_NEWLINK, NLM_F_REQUEST | NLM_F_ACK, 1, lo_up()[2])
+
+
+def raise_loopback() -> None:
+    """`lo_up` in the caller's network namespace with the fewest steps: the first process of every instance does it, in
+    memory that it copies page by page as it touches it."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE) as sock:
+        sock.send(_LOOPBACK_UP)
+        code, _ = parse_acknowledgement(NLM_F_CAPPED, sock.recv(256, socket.MSG_DONTWAIT)[16:])
+    if code:
+        raise NetlinkError(code, "RTM_NEWLINK", "link lo")
 
 
 def delete_link(link: int | str) -> Message:

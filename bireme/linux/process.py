@@ -53,6 +53,8 @@ _SETGROUPS = optional_number("setgroups")
 _SETRESGID = optional_number("setresgid")
 _SETRESUID = optional_number("setresuid")
 _PRCTL = optional_number("prctl")
+_RT_SIGACTION = optional_number("rt_sigaction")
+_RT_SIGPROCMASK = optional_number("rt_sigprocmask")
 
 _clone_args = struct.Struct("=11Q")
 
@@ -207,13 +209,27 @@ def set_name(name: str) -> None:
     syscall("prctl", _PRCTL, _PR_SET_NAME, block, 0, 0, 0, subject="PR_SET_NAME")
 
 
+_DEFAULT_ACTION = bytes(32)
+_NO_SIGNALS = bytes(8)
+_SIG_SETMASK = 2
+
+
+def default_signals(numbers: tuple[int, ...]) -> None:
+    """Default actions for these signals and none blocked; rt_sigaction(2), rt_sigprocmask(2).
+
+    Behind the interpreter's back, for a process about to execute: the signal module does the same through its enums.
+    """
+    for signum in numbers:
+        syscall("rt_sigaction", _RT_SIGACTION, signum, _DEFAULT_ACTION, None, 8)
+    syscall("rt_sigprocmask", _RT_SIGPROCMASK, _SIG_SETMASK, _NO_SIGNALS, None, 8)
+
+
 def set_ids(uid: int, gid: int, groups: tuple[int, ...] | list[int] = ()) -> None:
     """Supplementary groups, then all gids, then all uids of this thread; setresuid(2).
 
     The system calls, not glibc's functions: those signal every thread of a list that is stale after a bare clone3.
     """
-    block = (ctypes.c_uint32 * max(len(groups), 1))(*groups)
-    syscall("setgroups", _SETGROUPS, len(groups), block)
+    syscall("setgroups", _SETGROUPS, len(groups), struct.pack(f"={len(groups)}I", *groups) if groups else None)
     syscall("setresgid", _SETRESGID, gid, gid, gid, subject=str(gid))
     syscall("setresuid", _SETRESUID, uid, uid, uid, subject=str(uid))
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NoReturn, TypedDict
 from bireme.errors import BiremeError
 from bireme.linux import fd as fds
 from bireme.linux import namespaces, process
-from bireme.linux.namespaces import KINDS
 from bireme.linux.process import CloneFlags
 from bireme.runtime import identity, init, sync
 from bireme.runtime.cloning import clone_into
@@ -33,6 +32,8 @@ class ExecRequest(TypedDict):
     namespaces: list[str]
 
 
+_PARENT = int(CloneFlags.CLONE_PARENT)
+_PID = int(CloneFlags.CLONE_NEWPID)
 _own: list[int] = []
 
 
@@ -54,10 +55,10 @@ def spawn_exec(
     child_pidfd = -1
     try:
         home = own_pid_namespace()
-        flags = int(CloneFlags.CLONE_PARENT) if parent else 0
+        flags = _PARENT if parent else 0
         entered = "pid" in request["namespaces"]
         if entered:
-            namespaces.setns(pidfd, CloneFlags.CLONE_NEWPID, subject="the container's pid namespace")
+            namespaces.setns(pidfd, _PID, subject="the container's pid namespace")
         try:
             progress.stage = "clone"
             pid, child_pidfd, joined = clone_into(cgroups, request["cgroup"], flags)
@@ -65,8 +66,8 @@ def spawn_exec(
                 _child(request, ctl, pidfd, None if joined else cgroups)
         finally:
             if entered:
-                namespaces.setns(home, CloneFlags.CLONE_NEWPID, subject="our own pid namespace")
-        sync.send_message(ctl, {"m": "child", "pid": pid}, [child_pidfd])
+                namespaces.setns(home, _PID, subject="our own pid namespace")
+        sync.send_child(ctl, pid, child_pidfd)
     except (OSError, BiremeError) as error:
         init.report(ctl, progress.stage, error)
     finally:
@@ -81,10 +82,7 @@ def _child(request: ExecRequest, ctl: socket.socket, pidfd: int, cgroups: Joiner
         if cgroups is not None and request["cgroup"]:
             cgroups.join(request["cgroup"])
         progress.stage = "namespaces"
-        flags = 0
-        for kind in request["namespaces"]:
-            if kind != "pid":
-                flags |= KINDS[kind]
+        flags = namespaces.flags_of(kind for kind in request["namespaces"] if kind != "pid")
         namespaces.setns(pidfd, flags, subject="the container's namespaces")
         fds.close_all_but([ctl.fileno()])
         init.reset_signals()

@@ -19,7 +19,7 @@ import resource
 import signal
 import socket
 import stat
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bireme.errors import Denied
 from bireme.linux import capabilities, mount, namespaces, netlink, path, process, seccomp, tty
@@ -29,13 +29,13 @@ from bireme.linux.nlsocket import Message
 from bireme.runtime import identity, sync
 from bireme.runtime.placing import place_mounts, place_root
 from bireme.runtime.program import find_program
-from bireme.runtime.skeleton import Skeleton
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bireme.runtime.plan import LaunchPlan
     from bireme.runtime.processplan import ExecPlan
+    from bireme.runtime.skeleton import Skeleton
 
 
 class Progress:
@@ -45,13 +45,6 @@ class Progress:
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
-
-
-class Kept(NamedTuple):
-    """What the first half leaves for the second."""
-
-    skeleton: Skeleton
-    rtnetlink: netlink.RtNetlink | None
 
 
 hook_runner: Callable[[str, dict[str, Any]], None] | None = None
@@ -72,14 +65,17 @@ def report(ctl: socket.socket, stage: str, error: BaseException) -> None:
         return
 
 
+_SIGNALS = tuple(
+    map(int, (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP))
+)
+
+
 def reset_signals() -> None:
     """Python ignores SIGPIPE and SIGXFSZ and handles SIGINT; an exec would pass the ignored ones on."""
-    for signum in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    process.default_signals(_SIGNALS)
 
 
-def finish(plan: LaunchPlan, files: list[int], ctl: socket.socket, kept: Kept, progress: Progress) -> NoReturn:
+def finish(plan: LaunchPlan, files: list[int], ctl: socket.socket, skeleton: Skeleton, progress: Progress) -> NoReturn:
     """Become the container's first process."""
     what = plan["process"]
     stdio = [] if what["terminal"] else files[:3]
@@ -88,13 +84,13 @@ def finish(plan: LaunchPlan, files: list[int], ctl: socket.socket, kept: Kept, p
     progress.stage = "names"
     _set_names(plan)
     progress.stage = "network"
-    _configure_network(plan, kept)
+    _configure_network(plan)
     progress.stage = "sysctl"
-    _write_sysctls(plan["sysctl"], kept.skeleton.sysctl)
+    _write_sysctls(plan["sysctl"], skeleton.sysctl)
     progress.stage = "rootfs"
-    place_root(root, kept.skeleton)
+    place_root(root, skeleton)
     progress.stage = "mounts"
-    files = place_mounts(plan, root, files, kept.skeleton)
+    files = place_mounts(plan, root, files, skeleton)
     progress.stage = "console"
     if what["terminal"]:
         stdio = _open_console(what, ctl, root)
@@ -174,11 +170,10 @@ def _set_names(plan: LaunchPlan) -> None:
         namespaces.set_domainname(plan["domainname"])
 
 
-def _configure_network(plan: LaunchPlan, kept: Kept) -> None:
+def _configure_network(plan: LaunchPlan) -> None:
     interfaces = plan["network"]["interfaces"]
     if not interfaces:
         return
-    sock = kept.rtnetlink or netlink.RtNetlink()
     messages: list[Message] = []
     for interface in interfaces:
         messages += netlink.configure_interface(
@@ -189,7 +184,8 @@ def _configure_network(plan: LaunchPlan, kept: Kept) -> None:
             mac=interface["mac"],
             mtu=interface["mtu"],
         )
-    sock.batch(messages)
+    with netlink.RtNetlink() as sock:
+        sock.batch(messages)
 
 
 def _write_sysctls(values: dict[str, str], directory: int) -> None:

@@ -21,7 +21,7 @@ from bireme.errors import BiremeError, Internal
 from bireme.linux import fd as fds
 from bireme.linux import namespaces, netlink, process, procfs, seccomp
 from bireme.linux.libc import SyscallError, syscall
-from bireme.linux.namespaces import KINDS, IdMap
+from bireme.linux.namespaces import KINDS
 from bireme.linux.numbers import optional_number
 from bireme.linux.process import CloneFlags
 from bireme.runtime import exec as exec_stage
@@ -30,12 +30,15 @@ from bireme.runtime.cloning import clone_into
 from bireme.runtime.mountplan import STOCK, SkeletonPlan
 from bireme.runtime.plan import STOCK_KINDS, LaunchPlan
 from bireme.runtime.skeleton import Skeleton, build, make_dev
+from bireme.runtime.skeletonplan import SkeletonSteps, plan_skeleton
 
 if TYPE_CHECKING:
     import socket
 
     from bireme.runtime.sync import Joiner
 
+_PARENT = int(CloneFlags.CLONE_PARENT)
+_CGROUP = int(CloneFlags.CLONE_NEWCGROUP)
 RANGE = 65536
 """Ids in the range of one container."""
 
@@ -106,15 +109,16 @@ _KEYCTL = optional_number("keyctl")
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 
 _cgroup_mounts: list[procfs.CgroupMount] = []
+_stock_steps: list[SkeletonSteps] = []
 
 
 def warm() -> None:
     """Settle what children would otherwise each do again: the default filter, mounts to show, garbage. Call it last,
     before the first `spawn` of a zygote; collecting is off afterwards (a collection writes to every page)."""
     process.set_dumpable(False)
-    seccomp.default_program()
+    seccomp.prepare_default()
     exec_stage.own_pid_namespace()
-    _known_cgroup_mounts()
+    _stock_steps.append(plan_skeleton(STOCK, _known_cgroup_mounts(), cgroup_private=True))
     init.warm()
     gc.collect()
     gc.freeze()
@@ -137,7 +141,7 @@ def spawn(request: SpawnRequest, ctl: socket.socket, cgroups: Joiner | None = No
     progress = init.Progress("clone")
     try:
         if any(request["namespaces"].values()):
-            pid, _ = process.clone3(CloneFlags.CLONE_PARENT if parent else 0)
+            pid, _ = process.clone3(_PARENT if parent else 0)
             if pid == 0:
                 _stage(request, ctl, cgroups)
             return pid
@@ -188,19 +192,15 @@ def _clone_child(
     pidfd = -1
     try:
         progress.stage = "clone"
-        flags = int(CloneFlags.CLONE_PARENT) if parent else 0
-        for kind, path in request["namespaces"].items():
-            if not path and kind != "cgroup":
-                flags |= KINDS[kind]
+        flags = _PARENT if parent else 0
+        flags |= namespaces.flags_of(k for k, path in request["namespaces"].items() if not path and k != "cgroup")
         pid, pidfd, joined = clone_into(cgroups, request["cgroup"], flags)
         if pid == 0:
             _child(request, ctl, (reader, writer), dev, None if joined else cgroups)
         progress.stage = "id maps"
         if request["uid_maps"]:
-            uids = [IdMap(*row) for row in request["uid_maps"]]
-            gids = [IdMap(*row) for row in request["gid_maps"]]
-            namespaces.write_id_maps(pid, uids, gids)
-        sync.send_message(ctl, {"m": "child", "pid": pid}, [pidfd])
+            namespaces.write_id_maps(pid, request["uid_maps"], request["gid_maps"])
+        sync.send_child(ctl, pid, pidfd)
         os.write(writer, b"+")
     finally:
         fds.close_quietly(dev, reader, writer, pidfd)
@@ -235,14 +235,14 @@ def _child(
         os.close(go[1])
         if os.read(go[0], 1) != b"+":
             os._exit(_REPORTED)
-        kept = _prepare(request, ctl, dev, cgroups, progress)
-        sync.send_message(ctl, {"m": "ready"})
+        skeleton = _prepare(request, ctl, dev, cgroups, progress)
+        ctl.send(sync.READY)
         progress.stage = "start"
         started = sync.receive_message(ctl)
         if started is None:
             os._exit(0)
         message, files = started
-        init.finish(message["plan"], files, ctl, kept, progress)
+        init.finish(message["plan"], files, ctl, skeleton, progress)
     except BaseException as error:
         init.report(ctl, progress.stage, error)
         os._exit(sync.exit_code(progress.stage, getattr(error, "errno", 0) or 0))
@@ -250,7 +250,7 @@ def _child(
 
 def _prepare(
     request: SpawnRequest, ctl: socket.socket, dev: int, cgroups: Joiner | None, progress: init.Progress
-) -> init.Kept:
+) -> Skeleton:
     wanted = request["namespaces"]
     hierarchies = _join_cgroup(request, cgroups, progress)
     fds.close_all_but([ctl.fileno(), dev])
@@ -261,17 +261,17 @@ def _prepare(
     process.set_dumpable(False)
     os.setsid()
     _join_keyring()
-    rtnetlink: netlink.RtNetlink | None = None
     if wanted.get("net") == "":
         progress.stage = "loopback"
-        rtnetlink = netlink.RtNetlink()
-        rtnetlink.batch([netlink.lo_up()])
+        netlink.raise_loopback()
     progress.stage = "hooks"
     if request.get("hooks"):
         _wait_for_hooks(ctl)
     progress.stage = "skeleton"
-    skeleton: Skeleton = build(request["skeleton"] or STOCK, dev, hierarchies, cgroup_private="cgroup" in wanted)
-    return init.Kept(skeleton, rtnetlink)
+    plan = request["skeleton"]
+    if plan is None and _stock_steps and "cgroup" in wanted:
+        return build(dev, _stock_steps[0])
+    return build(dev, plan_skeleton(plan or STOCK, hierarchies, cgroup_private="cgroup" in wanted))
 
 
 def _join_cgroup(request: SpawnRequest, cgroups: Joiner | None, progress: init.Progress) -> list[procfs.CgroupMount]:
@@ -283,7 +283,7 @@ def _join_cgroup(request: SpawnRequest, cgroups: Joiner | None, progress: init.P
     if "cgroup" not in request["namespaces"]:
         return procfs.cgroup_mounts()
     if not request["namespaces"]["cgroup"]:
-        namespaces.unshare(CloneFlags.CLONE_NEWCGROUP)
+        namespaces.unshare(_CGROUP)
     return _cgroup_mounts
 
 

@@ -14,7 +14,6 @@ Nothing is answered: the stage and the child speak on ctl, and what fails here i
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
@@ -60,12 +59,12 @@ class Zygote:
                 self._cgroups.close()
             self._cgroups = open_cgroups(message["subtree"])
             return
-        with socket.socket(fileno=os.dup(fds[0])) as ctl:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=fds.pop(0)) as ctl:
             try:
                 if operation == "spawn":
                     spare.spawn(message["request"], ctl, self._cgroups)
                 else:
-                    runtime_exec.spawn_exec(message["request"], ctl, fds[1], self._cgroups)
+                    runtime_exec.spawn_exec(message["request"], ctl, fds[0], self._cgroups)
             except OSError as error:
                 init.report(ctl, "clone", error)
 

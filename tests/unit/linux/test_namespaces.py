@@ -20,3 +20,8 @@ def test_a_namespace_descriptor_has_the_same_inode() -> None:
         assert os.fstat(fd).st_ino == namespaces.namespace_inodes()["uts"]
     finally:
         os.close(fd)
+
+
+def test_flags_of_several_kinds() -> None:
+    assert namespaces.flags_of(["net", "pid"]) == namespaces.KINDS["net"] | namespaces.KINDS["pid"]
+    assert namespaces.flags_of([]) == 0
