@@ -28,13 +28,14 @@ class Engine:
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        self.run_root = place / "run"
+        self.run_root = run_directory() / place.parent.name / place.name
         self.socket = f"unix://{self.run_root}/bireme.sock"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> float:
         """Milliseconds from exec of biremed to its first answer."""
         self.place.mkdir(parents=True, exist_ok=True)
+        self.run_root.parent.mkdir(exist_ok=True)
         argv = [str(PROGRAMS / "biremed"), "--data-root", str(self.place / "data"), "--run-root", str(self.run_root)]
         begin = time.perf_counter()
         with open(self.place / "biremed.log", "ab") as log:
@@ -96,6 +97,9 @@ class Engine:
         self.stop()
         if error is None:
             shutil.rmtree(self.place)
+            shutil.rmtree(self.run_root)
+            with contextlib.suppress(OSError):
+                self.run_root.parent.rmdir()
 
 
 def parents_by_pid() -> dict[int, int]:
@@ -208,6 +212,17 @@ def _one_attach_ms(group: Path) -> float:
 
 def favordynmods() -> bool:
     return attach_ms() < 3
+
+
+def run_directory() -> Path:
+    """On a tmpfs, as /run of any system is; there are containers and build machines where it is not."""
+    places = [Path("/run"), Path("/dev/shm")]
+    return next((place for place in places if is_tmpfs(place)), places[0])
+
+
+def is_tmpfs(place: Path) -> bool:
+    mounts = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
+    return any(fields[1] == str(place) and fields[2] == "tmpfs" for fields in mounts)
 
 
 def scratch_directory() -> Path:
