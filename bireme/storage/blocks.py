@@ -12,7 +12,8 @@ It is removed together with the layer, by the same rename. What stands in the la
 0:0, trusted.overlay.* attributes) is copied as it is, so the guest's overlay merges the images as the host's would
 merge the directories; ids are not shifted.
 
-erofs is the first choice: no journal, no slack, read-only by construction. ext4 serves kernels or hosts without it.
+erofs is the first choice: no journal, no slack, read-only by construction. ext4 serves kernels or hosts without it, and
+layers with an entry called lost+found, which mkfs.erofs leaves out without a word.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ FORMATS: tuple[Format, ...] = ("erofs", "ext4")
 
 _PACKAGES = {"erofs": ("mkfs.erofs", "erofs-utils"), "ext4": ("mkfs.ext4", "e2fsprogs")}
 _READS_EVERYTHING = ("CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN")
-_DISK, _RECORD, _NEW = "disk", "record.json", ".new"
+_DISK, _RECORD, _SCRIPT, _NEW = "disk", "record.json", "script", ".new"
 _IMAGE_MAX_BYTES = 256 << 30
 _UUID = "6269726d-0000-4000-8000-000000000001"
 _HASH_CHUNK = 4 << 20
@@ -67,7 +68,7 @@ def layer_image(layer_directory: str, formats: Sequence[Format] = FORMATS) -> La
     try:
         source = open_directory(name, directory)
         try:
-            return _find(directory, home, formats) or _make(directory, home, source, _choose(formats))
+            return _find(directory, home, formats) or _make(directory, home, source, _choose(formats, layer_directory))
         finally:
             os.close(source)
     except FileNotFoundError:
@@ -89,13 +90,26 @@ def find_image(layer_directory: str, formats: Sequence[Format] = FORMATS) -> Lay
         os.close(directory)
 
 
-def _choose(formats: Sequence[Format]) -> Format:
+def _choose(formats: Sequence[Format], layer: str) -> Format:
     for kind in formats:
-        if tool.find_tool(_PACKAGES[kind][0]):
+        if tool.find_tool(_PACKAGES[kind][0]) and not (kind == "erofs" and _has_left_out(layer)):
             return kind
     names = " or ".join(_PACKAGES[kind][0] for kind in formats)
     packages = " or ".join(_PACKAGES[kind][1] for kind in formats)
     raise Unavailable(f"{names} is not installed: layers cannot become disks", hint=f"apt-get install {packages}")
+
+
+def _has_left_out(layer: str) -> bool:
+    """Whether a name in the layer begins with what mkfs.erofs skips (erofs-utils 1.5, lib/inode.c)."""
+    pending = [layer]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("lost+found"):
+                    return True
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+    return False
 
 
 def _find(directory: int, home: str, formats: Sequence[Format]) -> LayerImage | None:
@@ -196,12 +210,15 @@ def _make_ext4(source: int, target: int, path: str) -> None:
     argv = [tool.find_tool("mkfs.ext4"), "-q", "-F", "-b", str(_EXT4_BLOCK), "-I", str(_EXT4_INODE), "-N", str(inodes)]
     argv += ["-m", "0", "-U", _UUID, "-O", "^has_journal,^resize_inode", "-d", tool.SOURCE, disk]
     tool.run_tool(argv, source, target, keep=_READS_EVERYTHING, file_max_bytes=_IMAGE_MAX_BYTES)
-    fields = {"mode": f"0{root.st_mode:o}", "uid": str(root.st_uid), "gid": str(root.st_gid)}
-    for number, (field, value) in enumerate(fields.items()):
-        lost = "rmdir lost+found" if not number and not _has(source, "lost+found") else ""
-        for command in filter(None, (lost, f"set_inode_field <2> {field} {value}")):
-            argv = [tool.find_tool("debugfs"), "-w", "-R", command, disk]
-            tool.run_tool(argv, source, target, file_max_bytes=_IMAGE_MAX_BYTES)
+    lost = [] if _has(source, "lost+found") else ["rmdir lost+found"]
+    fields = (f"mode 0{root.st_mode:o}", f"uid {root.st_uid}", f"gid {root.st_gid}", f"mtime @{int(root.st_mtime)}")
+    commands = "".join(f"{line}\n" for line in (*lost, *(f"set_inode_field <2> {field}" for field in fields)))
+    fd = os.open(_SCRIPT, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=target)
+    with open(fd, "w", encoding="ascii") as file:
+        file.write(commands)
+    argv = [tool.find_tool("debugfs"), "-w", "-f", f"{tool.TARGET}/{_SCRIPT}", disk]
+    tool.run_tool(argv, source, target, file_max_bytes=_IMAGE_MAX_BYTES)
+    os.unlink(_SCRIPT, dir_fd=target)
 
 
 def _has(directory: int, name: str) -> bool:
