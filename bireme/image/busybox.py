@@ -11,9 +11,10 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from bireme.errors import Invalid, Unavailable
+from bireme.image import deb
 from bireme.storage.codec import decode
 from bireme.storage.tar import Kind, TarReader
 from bireme.storage.tarwrite import TarWriter, make_entry
@@ -21,7 +22,6 @@ from bireme.storage.tarwrite import TarWriter, make_entry
 _PACKAGE = "busybox-static"
 _INSTALLED = ("/usr/bin/busybox", "/bin/busybox")
 _SIZE_MAX = 64 << 20
-_AR_MAGIC = b"!<arch>\n"
 _ELF_MAGIC = b"\x7fELF"
 
 _DIRECTORIES: tuple[tuple[bytes, int], ...] = (
@@ -140,43 +140,15 @@ def _download() -> tuple[bytes, int]:
 
 def program_of_package(package: bytes) -> tuple[bytes, int]:
     """bin/busybox out of a .deb, and its time; Invalid when it is none or has none."""
-    for name, data in _ar_members(package):
-        if not name.startswith(b"data.tar"):
+    for member in deb.iter_members(deb.reader_of(package)):
+        if not member.name.startswith("data.tar"):
             continue
-        archive = TarReader(decode(_reader(data)))
+        archive = TarReader(decode(member.read))
         for entry in archive:
             path = entry.name.removeprefix(b"./")
             if entry.kind is Kind.FILE and path in (b"bin/busybox", b"usr/bin/busybox") and entry.size <= _SIZE_MAX:
                 return b"".join(archive.data()), entry.mtime_ns
     raise Invalid(f"{_PACKAGE} has no busybox", subject=_PACKAGE)
-
-
-def _reader(data: bytes) -> Callable[[int], bytes]:
-    view = memoryview(data)
-    at = 0
-
-    def read(count: int) -> bytes:
-        nonlocal at
-        part = bytes(view[at : at + count])
-        at += len(part)
-        return part
-
-    return read
-
-
-def _ar_members(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Members of an ar archive, ar(5): 60-byte headers, data padded to even."""
-    if not data.startswith(_AR_MAGIC):
-        raise Invalid(f"{_PACKAGE} is no Debian package", subject=_PACKAGE)
-    at = len(_AR_MAGIC)
-    while at + 60 <= len(data):
-        header = data[at : at + 60]
-        size = header[48:58].strip()
-        if header[58:60] != b"`\n" or not size.isdigit():
-            raise Invalid(f"{_PACKAGE} is no Debian package", subject=_PACKAGE)
-        start = at + 60
-        yield header[:16].rstrip(b" /"), data[start : start + int(size)]
-        at = start + int(size) + int(size) % 2
 
 
 def list_applets(program: bytes) -> list[bytes]:

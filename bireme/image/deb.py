@@ -74,3 +74,16 @@ def read_control(read: Read) -> dict[str, str]:
             lines = [line.partition(":") for line in text.splitlines() if line and not line[0].isspace()]
             return {key: value.strip() for key, _, value in lines}
     return {}
+
+
+def reader_of(data: bytes) -> Read:
+    """`read(n)` over bytes."""
+    view, at = memoryview(data), 0
+
+    def read(count: int) -> bytes:
+        nonlocal at
+        part = bytes(view[at : at + count])
+        at += len(part)
+        return part
+
+    return read

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from bireme.errors import Invalid, Unsupported
 from bireme.image import lz4
+from bireme.image.deb import reader_of
 from bireme.storage.codec import MAGIC_MAX_BYTES, compression_of, decode
 
 KERNEL_MAX_BYTES = 512 << 20
@@ -119,16 +119,3 @@ def _unpack(packed: bytes) -> bytes:
         if len(out) > _VMLINUX_MAX_BYTES:
             raise Invalid("the kernel inside is larger than allowed")
     return bytes(out)
-
-
-def reader_of(data: bytes) -> Callable[[int], bytes]:
-    """`read(n)` over bytes."""
-    view, at = memoryview(data), 0
-
-    def read(count: int) -> bytes:
-        nonlocal at
-        part = bytes(view[at : at + count])
-        at += len(part)
-        return part
-
-    return read
