@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 class Containers:
     """A Maker (launches.py)."""
 
-    slot_kind = "cold"
-
     def __init__(self, slots: Slots, nursery: Nursery, pool: Pool) -> None:
         self._slots = slots
         self._nursery = nursery
         self._pool = pool
+
+    def slot(self, request: Launch) -> Slot:
+        return self._slots.make("cold", terminal=request.terminal)
 
     def claim(self, request: Launch) -> Slot | None:
         plan = _plan(request)

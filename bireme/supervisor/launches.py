@@ -42,9 +42,8 @@ _LAST_MESSAGES = 3
 class Maker(Protocol):
     """What one kind of instance does its own way: containers.py, machines.py."""
 
-    @property
-    def slot_kind(self) -> str:
-        """The kind of a slot that is made for one start."""
+    def slot(self, request: Launch) -> Slot:
+        """A slot for this start alone."""
         ...
 
     def claim(self, request: Launch) -> Slot | None:
@@ -142,7 +141,7 @@ class Launches:
         request.cold = True
         maker = self._maker(request)
         try:
-            slot = request.slot = self._slots.make(maker.slot_kind, terminal=request.terminal)
+            slot = request.slot = maker.slot(request)
             self._under_way[slot.number] = request
             maker.spawn(request, slot, lambda _slot, error: self._born(request, error))
         except (OSError, BiremeError) as error:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from bireme.errors import Invalid, Unavailable
 from bireme.linux import process
+from bireme.linux.cgroup import DeviceRule
 from bireme.runtime import sync
 from bireme.supervisor import program
 from bireme.supervisor.fate import DIED, MAX_LOOKS, RAN, UNSURE, is_dead
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from bireme.supervisor.children import Children
     from bireme.supervisor.keeperlink import KeeperLink
     from bireme.supervisor.request import Launch
-    from bireme.supervisor.slots import Slot
+    from bireme.supervisor.slots import Slot, Slots
     from bireme.supervisor.table import Instance
 
 DIRECTORY = "machines"
@@ -43,15 +44,24 @@ MAX_REASON = 1000
 _GRACE_S = 30.0
 """Beyond the machine's own boot deadlines (to its agent's first word, and from there to its program): then something
 in it hangs that should have ended it."""
+DEVICES = (
+    DeviceRule(False),
+    DeviceRule(True, "c", 1, 3, "rw"),
+    DeviceRule(True, "c", 1, 9, "r"),
+    DeviceRule(True, "c", 5, 2, "rw"),
+    DeviceRule(True, "c", 10, 200, "rw"),
+    DeviceRule(True, "c", 10, 232, "rw"),
+    DeviceRule(True, "c", 136, -1, "rw"),
+)
+"""null, urandom, ptmx, net/tun, kvm, terminals: what a monitor opens before it is jailed. Disks are files."""
 _NAMESPACES = ("ipc", "mnt", "net", "pid", "uts")
 
 
 class Machines:
     """A Maker (launches.py)."""
 
-    slot_kind = "machine"
-
-    def __init__(self, run_root: str, loop: Loop, keeper: KeeperLink, children: Children) -> None:
+    def __init__(self, run_root: str, loop: Loop, keeper: KeeperLink, children: Children, slots: Slots) -> None:
+        self._slots = slots
         self._directory = os.path.join(run_root, DIRECTORY)
         self._loop = loop
         self._template = Service("machines", run_root, loop, children, _become_template)
@@ -87,9 +97,12 @@ class Machines:
             if path not in alive:
                 os.unlink(path)
 
+    def slot(self, request: Launch) -> Slot:
+        _machine(request)
+        return self._slots.make("machine", terminal=request.terminal, devices=DEVICES)
+
     def claim(self, request: Launch) -> Slot | None:
         """There are no spares of machines."""
-        _machine(request)
         return None
 
     def when_ready(self, slot: Slot, done: Callable[[Slot, BiremeError | None], None]) -> None:

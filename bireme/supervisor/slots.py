@@ -19,9 +19,9 @@ from bireme.supervisor import program
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from bireme.linux.cgroup.contract import CgroupManager
+    from bireme.linux.cgroup.contract import CgroupManager, DeviceRule
     from bireme.supervisor.keeperlink import KeeperLink
 
 UID_BASE = 0x10000000
@@ -158,13 +158,16 @@ class Slots:
         """Never use this number or a lower one."""
         self._next_number = max(self._next_number, number + 1)
 
-    def make(self, kind: str, *, terminal: bool = False) -> Slot:
-        """Cgroups and pipes; the first process comes later."""
+    def make(self, kind: str, *, terminal: bool = False, devices: Sequence[DeviceRule] = ()) -> Slot:
+        """Cgroups and pipes; the first process comes later. `devices`: other rules than a container's."""
         place = self.places.take()
         slot = Slot(self._next_number, place, kind, self._uid_base + place * UID_RANGE)
         self._next_number += 1
         try:
-            self.cgroups.create(slot.cgroup)
+            if devices:
+                self.cgroups.create(slot.cgroup, devices)
+            else:
+                self.cgroups.create(slot.cgroup)
             if not terminal:
                 self._make_pipes(slot)
         except BaseException:
