@@ -93,7 +93,7 @@ class _Found:
         self.builtin: set[str] = set()
         self.packages: list[dict[str, str]] = []
         self._modules: dict[str, int] = {}
-        self._scratch_bytes = 0
+        self._scratch_bytes = self._scratch_files = 0
 
     @property
     def available(self) -> Collection[str]:
@@ -145,7 +145,8 @@ class _Found:
         if path == "modules.builtin":
             self.builtin.update(module_name(line) for line in _text(archive, size).splitlines())
         elif path.endswith(SUFFIXES) and not path.startswith(_NEVER_NEEDED):
-            number = len(self._modules)
+            number = self._scratch_files
+            self._scratch_files += 1
             self._scratch_bytes += size
             if number >= _FILES_MAX or self._scratch_bytes > _SCRATCH_MAX_BYTES:
                 raise Invalid("there are more modules than any kernel has")
