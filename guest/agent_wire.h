@@ -98,7 +98,6 @@
 #define TAG_MESSAGE 100
 #define TAG_CODE 101
 #define TAG_SIGNAL 102
-#define TAG_AT_NS 103
 #define TAG_SIGNUM 104
 #define TAG_ALL 105
 #define TAG_PROCESSES 106

@@ -12,7 +12,7 @@
       ok{pid} (rid 2), streams as above ------------>
                         <--------------------------- processes{} (rid 3)    ping{} (rid 4)
       ok{} (rid 4), ok{processes} (rid 3) ---------->              answers need not keep the order
-      exited{number, code, signal, at_ns} ---------->              after everything it wrote is on its streams
+      exited{number, code, signal} ----------------->              after everything it wrote is on its streams
                         <--------------------------- shutdown{}
       kills, unmounts, powers off                                  also when the control connection ends
 
@@ -95,7 +95,7 @@ FROM_AGENT: dict[Kind, tuple[str, ...]] = {
     Kind.HELLO: ("version", "oldest", "software", "kernel"),
     Kind.OK: (),
     Kind.ERROR: ("stage", "errno", "subject", "message"),
-    Kind.EXITED: ("number", "code", "signal", "at_ns"),
+    Kind.EXITED: ("number", "code", "signal"),
 }
 """The kinds an agent may send, and the fields that must be there."""
 
@@ -171,7 +171,6 @@ FIELDS: dict[str, Field] = {
     "message": Field(100, Value.TEXT),
     "code": Field(101, Value.NUMBER),
     "signal": Field(102, Value.NUMBER),
-    "at_ns": Field(103, Value.NUMBER),
     "signum": Field(104, Value.NUMBER),
     "all": Field(105, Value.NUMBER),
     "processes": Field(106, Value.GROUP, many=True),
