@@ -1,0 +1,149 @@
+"""Machines through the engine: the verbs, the console, limits, the network, and what a killed process does to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.daemon import RunningEngine, running_engine
+from tests.support.microvms import (
+    DEVICE_PROCESSES,
+    add_kernel,
+    explain,
+    inspect,
+    process_of,
+    release,
+    remains,
+    start_machine,
+    wait_exited,
+)
+from tests.support.pace import eventually, patience
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_kvm_linux]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
+    with running_engine(tmp_path_factory.mktemp("microvm")) as made:
+        add_kernel(made)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def sleeper(engine: RunningEngine) -> str:
+    """A machine that several tests look at."""
+    return start_machine(engine, "-m", "192m", "--cpus", "2", "busybox", "sleep", "100000", name="sleeper")
+
+
+def run(engine: RunningEngine, *arguments: str, **more: object) -> tuple[int, str, str]:
+    done = engine.bireme("run", "--rm", "--isolation", "microvm", *arguments, timeout=patience(120), **more)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_guest_has_a_kernel_of_its_own(engine: RunningEngine) -> None:
+    assert run(engine, "busybox", "uname", "-r") == (0, release() + "\n", "")
+
+
+def test_exit_codes_streams_and_environment(engine: RunningEngine) -> None:
+    script = "read line; echo $WORD $line; echo err >&2; hostname; exit 7"
+    found = run(engine, "-i", "-e", "WORD=out", "--hostname", "here", "busybox", "sh", "-c", script, input="in\n")
+    assert found == (7, "out in\nhere\n", "err\n")
+
+
+@pytest.mark.parametrize(("command", "code"), [("absent", 127), ("/etc/passwd", 126)])
+def test_what_cannot_be_executed(engine: RunningEngine, command: str, code: int) -> None:
+    assert run(engine, "busybox", command)[0] == code
+
+
+def test_verbs(engine: RunningEngine, sleeper: str) -> None:
+    done = engine.bireme("exec", "-i", sleeper, "sh", "-c", "cat; exit 3", input="hello\n")
+    assert (done.returncode, done.stdout) == (3, "hello\n")
+    assert "sleep 100000" in engine.bireme("top", sleeper).stdout
+    assert engine.bireme("pause", sleeper).returncode == 0
+    assert inspect(engine, sleeper)["State"]["Status"] == "paused"
+    assert engine.bireme("unpause", sleeper).returncode == 0
+    assert engine.bireme("exec", sleeper, "nproc").stdout == "2\n"
+    assert sleeper in engine.bireme("stats", "--no-stream", sleeper).stdout
+
+
+def test_memory_is_the_guests(engine: RunningEngine, sleeper: str) -> None:
+    total = int(engine.bireme("exec", sleeper, "sh", "-c", "grep MemTotal /proc/meminfo").stdout.split()[1])
+    assert 120 << 10 < total < 192 << 10
+
+
+def test_explain(engine: RunningEngine, sleeper: str) -> None:
+    found = explain(engine, sleeper)
+    machine = found["machine"]
+    assert machine["memory_bytes"] == 192 << 20
+    assert len(machine["vcpus"]) == 2
+    assert {row["name"] for row in machine["devices"]} >= {"disk0", "disk1", "net0", "rng", "console"}
+    assert {row["name"] for row in found["jail"]} == {"bireme-vmm", *DEVICE_PROCESSES}
+    for row in found["jail"]:
+        assert (row["capabilities"], row["seccomp"], row["no_new_privs"]) == (0, "filter", True)
+        assert row["uid"] >= 0x10000
+        assert {"ipc", "mnt", "net", "pid", "uts"} <= set(row["namespaces"].split())
+    assert engine.bireme("explain", sleeper).returncode == 0
+
+
+def test_a_disk_keeps_what_was_written(engine: RunningEngine) -> None:
+    name = start_machine(engine, "busybox", "sh", "-c", "cat /kept; echo more >> /kept")
+    wait_exited(engine, name)
+    assert engine.bireme("start", "-a", name, timeout=patience(120)).stdout == "more\n"
+    engine.bireme("rm", name)
+
+
+def test_stop_takes_the_stop_signal(engine: RunningEngine) -> None:
+    name = start_machine(engine, "busybox", "sh", "-c", "trap 'echo bye; exit 5' TERM; while :; do sleep 0.1; done")
+    assert engine.bireme("stop", "-t", "60", name, timeout=patience(120)).returncode == 0
+    assert inspect(engine, name)["State"]["ExitCode"] == 5
+    assert engine.bireme("logs", name).stdout == "bye\n"
+    engine.bireme("rm", name)
+
+
+def test_a_published_port(engine: RunningEngine) -> None:
+    page = "mkdir /www && echo hello > /www/index.html && exec httpd -f -p 80 -h /www"
+    name = start_machine(engine, "-p", "0:80", "busybox", "sh", "-c", page)
+    address = engine.bireme("port", name, "80/tcp").stdout.splitlines()[0].replace("0.0.0.0", "127.0.0.1")
+
+    def fetched() -> bytes:
+        try:
+            with urllib.request.urlopen(f"http://{address}/", timeout=patience(5)) as answer:
+                return bytes(answer.read())
+        except OSError:
+            return b""
+
+    assert eventually(fetched, within_s=30, every_s=0.2) == b"hello\n"
+    engine.bireme("rm", "-f", name)
+
+
+@pytest.mark.parametrize("victim", ["bireme-vmm", *DEVICE_PROCESSES])
+def test_a_killed_process_ends_its_machine_alone(engine: RunningEngine, sleeper: str, victim: str) -> None:
+    name = start_machine(engine, "busybox", "sleep", "100000")
+    os.kill(process_of(engine, name, victim), signal.SIGKILL)
+    state = wait_exited(engine, name)
+    assert state["ExitCode"] in (137, 255)
+    assert victim.removeprefix("bireme-") in state["Error"] or "monitor was killed" in state["Error"]
+    assert inspect(engine, sleeper)["State"]["Running"]
+    engine.bireme("rm", name)
+
+
+@pytest.mark.parametrize("victim", ["biremed", "bireme-supervisor", "bireme-keeper"])
+def test_machines_outlive_the_engine(engine: RunningEngine, sleeper: str, victim: str) -> None:
+    engine.kill(victim)
+    if victim == "biremed":
+        engine.start()
+
+    def answers() -> bool:
+        return engine.bireme("exec", sleeper, "echo", "there").stdout == "there\n"
+
+    eventually(answers, within_s=30, every_s=0.2)
+    assert run(engine, "busybox", "echo", "new")[1] == "new\n"
+
+
+def test_nothing_is_left(engine: RunningEngine, sleeper: str) -> None:
+    assert engine.bireme("rm", "-f", sleeper, timeout=patience(60)).returncode == 0
+    eventually(lambda: not remains(engine), within_s=20)
