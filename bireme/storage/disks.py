@@ -79,24 +79,22 @@ class WritableDisks:
 
     def _fill(self, path: str, size: int) -> None:
         """Older ones reserve what they zero (180 MB of 10 GiB); the copy of what they wrote does not."""
-        raw, fresh = f"{path}.raw.new", f"{path}.new"
+        raw = f"{path}.raw"
         try:
             _format(raw, size)
             formatted = os.open(raw, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                _copy_as(formatted, fresh, size)
+                _copy_as(formatted, path, size)
             finally:
                 os.close(formatted)
-            os.rename(fresh, path)
         finally:
             _unlink(raw)
-            _unlink(fresh)
 
     def _forget(self) -> None:
         """What dead makers left, and the sizes that nobody used for longest."""
         names = os.listdir(self._directory)
         for name in names:
-            if name.endswith(".new"):
+            if not name.endswith(".ext4"):
                 _unlink(f"{self._directory}/{name}")
         paths = [f"{self._directory}/{name}" for name in names if name.endswith(".ext4")]
         for path in sorted(paths, key=os.path.getmtime)[: max(0, len(paths) - _TEMPLATES_MAX + 1)]:
@@ -129,20 +127,21 @@ def _format(path: str, size: int) -> None:
 
 
 def _copy_as(template: int, path: str, size: int) -> None:
+    """The name comes last: whoever finds the disk finds all of it, whatever died meanwhile."""
+    fresh = f"{path}.part"
     try:
-        target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        target = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            copy_data(template, target, size)
+        finally:
+            os.close(target)
+        os.link(fresh, path)
     except FileExistsError:
         raise Conflict("the disk exists", subject=path) from None
-    try:
-        copy_data(template, target, size)
     except OSError as error:
-        _unlink(path)
         raise Unavailable(f"the disk cannot be made: {error.strerror}", subject=path) from error
-    except BaseException:
-        _unlink(path)
-        raise
     finally:
-        os.close(target)
+        _unlink(fresh)
 
 
 def _unlink(path: str) -> None:

@@ -121,9 +121,11 @@ def test_many_at_once(maker: WritableDisks, tmp_path: Path) -> None:
 
 
 def test_old_templates_go_and_dead_makers_leave_nothing(maker: WritableDisks, tmp_path: Path) -> None:
-    (tmp_path / "templates/5.ext4.raw.new").write_text("a maker died")
+    (tmp_path / "templates/5.ext4.raw").write_text("a maker died")
+    (tmp_path / "d0.part").write_text("so did this one")
     for number in range(20):
         maker.make(str(tmp_path / f"d{number}"), (40 + number) * MIB)
+    assert not list(tmp_path.glob("*.part"))
     left = os.listdir(tmp_path / "templates")
     assert len(left) == 16
     assert f"{59 * MIB}.ext4" in left
