@@ -11,6 +11,7 @@ from bireme.cli.listing import align
 from bireme.cli.option import Option, Verb
 from bireme.cli.output import Paint
 from bireme.cli.units import binary_size
+from bireme.cli.verbs.explain_machine import Lines, digest_machine
 from bireme.client.jsontext import dumps_indented
 
 TYPE_CHECKING = False
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 _INLINE_WIDTH = 96
 _LIST_WIDTH = 80
 _ORDER = ("id", "pid", "slot", "spare", "limits", "cgroups", "root", "mounts", "namespaces", "uid_range", "security")
-
-
-class _Lines(list[str]):
-    """A list that is shown with a line for each item."""
 
 
 def _is_leaf(value: Any) -> bool:
@@ -43,7 +40,7 @@ def _leaf(value: Any) -> str:
 
 def _inline(value: Any) -> str:
     """A flat collection on one line, "" when it does not fit."""
-    if isinstance(value, _Lines) and len(value) > 1:
+    if isinstance(value, Lines) and len(value) > 1:
         return ""
     items = list(value.values()) if isinstance(value, dict) else list(value)
     if not all(_is_leaf(item) for item in items):
@@ -133,30 +130,30 @@ def _root(inspected: dict[str, Any]) -> dict[str, Any]:
     return root
 
 
-def _mount_lines(mounts: list[dict[str, Any]]) -> _Lines:
+def _mount_lines(mounts: list[dict[str, Any]]) -> Lines:
     """As findmnt shows them, by path."""
     rows = []
     for mount in mounts:
         part, source = str(mount.get("root") or "/"), str(mount.get("source") or "")
         where = source if part == "/" else part if source.startswith("/") else f"{source}[{part}]"
         rows.append("\t".join(str(mount.get(key) or "") for key in ("target", "type", "flags")) + f"\t{where}")
-    return _Lines(align(sorted(rows), min_width=0, padding=2))
+    return Lines(align(sorted(rows), min_width=0, padding=2))
 
 
-def _capability_lines(names: list[str]) -> _Lines:
-    lines, line = _Lines(), ""
+def _capability_lines(names: list[str]) -> Lines:
+    lines, line = Lines(), ""
     for name in (str(name).removeprefix("CAP_").lower() for name in names):
         if line and len(line) + len(name) + 1 > _LIST_WIDTH:
             lines.append(line)
             line = ""
         line = f"{line} {name}".lstrip()
-    return _Lines([*lines, line] if line else [])
+    return Lines([*lines, line] if line else [])
 
 
-def _process_lines(processes: list[dict[str, Any]]) -> _Lines:
+def _process_lines(processes: list[dict[str, Any]]) -> Lines:
     keys = list(dict.fromkeys(key for process in processes for key in process))
     rows = ("\t".join(show(process.get(key, "")) for key in keys) for process in processes)
-    return _Lines(align(["\t".join(key.upper() for key in keys), *rows], min_width=0))
+    return Lines(align(["\t".join(key.upper() for key in keys), *rows], min_width=0))
 
 
 def _is_table(value: Any) -> bool:
@@ -165,6 +162,8 @@ def _is_table(value: Any) -> bool:
 
 def digest(answer: dict[str, Any]) -> dict[str, Any]:
     """The same facts in a fixed order, with long parts put into lines."""
+    if answer.get("kind") == "machine":
+        return digest_machine(answer)
     shown = {key: answer[key] for key in _ORDER if key in answer} | answer
     if _is_table(shown.get("mounts")):
         shown["mounts"] = _mount_lines(shown["mounts"])
@@ -204,7 +203,8 @@ VERBS = {
         args=(1, 1),
         details=(
             "Namespaces with their inode numbers, cgroup paths and limits, the mount plan and its layers,\n"
-            "capabilities and seccomp, and the processes as the host sees them."
+            "capabilities and seccomp, and the processes as the host sees them. Of a microVM: memory slots, vCPUs\n"
+            "with their exits by reason, devices and queues, the agent, and what is left to each process in its jail."
         ),
         complete="running",
     ),
