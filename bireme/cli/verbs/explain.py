@@ -203,8 +203,9 @@ VERBS = {
         args=(1, 1),
         details=(
             "Namespaces with their inode numbers, cgroup paths and limits, the mount plan and its layers,\n"
-            "capabilities and seccomp, and the processes as the host sees them. Of a microVM: memory slots, vCPUs\n"
-            "with their exits by reason, devices and queues, the agent, and what is left to each process in its jail."
+            "capabilities and seccomp, and the processes as the host sees them.\n"
+            "Of a microVM: memory slots, vCPUs with their exits by reason, devices and queues, the agent,\n"
+            "and what its jail leaves to each process."
         ),
         complete="running",
     ),
