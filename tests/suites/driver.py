@@ -16,8 +16,9 @@ import pytest
 from bireme.errors import BiremeError, Conflict, NotFound
 from bireme.instance.driver import Console, Driver, Exec, ExitStatus, Pause, Placement, Processes, StartError, Stats
 from bireme.instance.spec import ExecId, InstanceId, ProcessSpec
+from tests.support.pace import patience
 
-DEADLINE_S = 60.0
+DEADLINE_S = patience(60.0)
 
 
 class Harness:

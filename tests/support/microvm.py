@@ -7,18 +7,24 @@ import contextlib
 import itertools
 import pathlib
 import secrets
+import tarfile
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 from bireme.daemon.config import Config
 from bireme.drivers.microvm.driver import MicrovmDriver, Stores
+from bireme.drivers.microvm.initrd import agent_archive
 from bireme.drivers.supervised.supervisor import SupervisorConnection
 from bireme.engine.tasks import TaskGroup
+from bireme.image.kernels import KernelStore
 from bireme.instance.driver import Placement, RootFilesystem
 from bireme.instance.spec import InstanceId, InstanceSpec, NetworkRequest, ProcessSpec
+from bireme.runtime.guest import agent_path
 from bireme.storage.disks import WritableDisks
 from tests.suites.driver import Harness
+from tests.support.microvms import KERNELS, release
 
 COMMANDS = {"missing": "/bin/absent", "forbidden": "/etc/passwd"}
 _numbers = itertools.count(1)
@@ -70,6 +76,19 @@ class Place:
             log_path=str(directory / "log"),
             files=tuple(files),
         )
+
+
+def real_stores(root: pathlib.Path) -> Stores:
+    """The image's cloud kernel, and the agent as it was built."""
+    kernels = KernelStore(str(root / "kernels"))
+    with tempfile.TemporaryFile() as archive:
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            tar.add(KERNELS / "cloud/vmlinuz", "vmlinuz")
+            tar.add(KERNELS / "cloud/lib/modules" / release(), "modules")
+        archive.seek(0)
+        kernels.add([archive.fileno()], "tar", "cloud")
+    disks = WritableDisks(str(root / "disks"))
+    return Stores(kernels=kernels, disks=disks, agent_archive=lambda: agent_archive(agent_path(), str(root)))
 
 
 def make_stores(root: pathlib.Path) -> Stores:
