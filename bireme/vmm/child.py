@@ -1,0 +1,377 @@
+"""A machine of the engine: what a clone of the machine template becomes (`run`), from its plan to its end.
+
+    main (this)                                   host                     supervisor
+      open kernel, disks, TAPs, /dev/kvm,
+        control socket, report            <-----> (still root)
+      leave the host's namespaces and root
+      fork block, net, link, entropy              each jails itself
+      VM, kernel into memory, own jail
+      vCPUs run; link talks to the agent
+      link: running    ---------------------------------------------------> running, the end of ctl
+      link: ended{code, signal}                                              (what the guest's process did)
+      power-off, or 5 s                   ------> report, exit status
+
+It is process 1 of its pid namespace, so everything here dies with it. Every end has a reason: in the report, and on ctl
+while the guest's program does not run yet. A stage that fails says its name: memory, disk, network, kernel, kvm, boot.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
+
+from bireme.errors import BiremeError, Internal, to_wire
+from bireme.linux import fd as fdlib
+from bireme.linux import netlink, tty
+from bireme.linux.kvm import Kvm
+from bireme.linux.netlink import RtNetlink
+from bireme.linux.poll import Loop
+from bireme.linux.tun import open_tap
+from bireme.vmm import jail
+from bireme.vmm.assembly import DEVICE_LOST, Assembly
+from bireme.vmm.link import Link, LinkFiles
+from bireme.vmm.machine import Machine, MachineEnd
+from bireme.vmm.virtio.block import BlockPath, block_device, open_disk
+from bireme.vmm.virtio.console import ConsolePath, console_device
+from bireme.vmm.virtio.net import NetPath, net_device
+from bireme.vmm.virtio.rng import RngPath, rng_device
+from bireme.vmm.virtio.vsock import VsockPath, vsock_device
+from bireme.vmm.workers import WorkerLost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from bireme.vmm.plan import InterfacePlan, MachinePlan
+
+FAILED = 255
+POWER_OFF_S = 5.0
+"""What the agent has to kill, sync and unmount after the first process has ended."""
+_ANSWER_S = 10.0
+_MAX_LINE = 1 << 20
+_BACKLOG = 16
+
+
+class Starter(Protocol):
+    """A machine's words to the supervisor (supervisor/template.py)."""
+
+    def fileno(self) -> int: ...
+
+    def console(self, master: int) -> None: ...
+
+    def running(self) -> None: ...
+
+    def failed(self, stage: str, number: int, subject: str, message: str) -> None: ...
+
+
+class StageFailed(Exception):
+    """A machine that does not come up: at which stage, and why."""
+
+    def __init__(self, stage: str, number: int, subject: str, message: str) -> None:
+        super().__init__(message)
+        self.stage, self.number, self.subject, self.message = stage, number, subject, message
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Whatever fails in this block failed at that stage."""
+    try:
+        yield
+    except StageFailed:
+        raise
+    except BiremeError as error:
+        raise StageFailed(name, 0, error.subject, str(error)) from error
+    except (OSError, WorkerLost) as error:
+        number = error.errno or 0 if isinstance(error, OSError) else 0
+        raise StageFailed(name, number, name, str(error)) from error
+
+
+class Files(NamedTuple):
+    """What was opened while there was a host to open it from."""
+
+    kvm: Kvm
+    kernel: int
+    initrds: tuple[int, ...]
+    disks: tuple[int, ...]
+    taps: tuple[int, ...]
+    control: socket.socket
+    stdio: tuple[int, ...]
+
+
+def run(plan: dict[str, Any], stdio: Sequence[int], starter: Starter) -> NoReturn:
+    """Be the machine of this plan (a MachinePlan)."""
+    code = FAILED
+    try:
+        code = Child(plan, starter).run(stdio)  # type: ignore[arg-type]
+    finally:
+        os._exit(code)
+
+
+class Child:
+    """The main process of one machine."""
+
+    def __init__(self, plan: MachinePlan, starter: Starter) -> None:
+        self.plan = plan
+        self.starter = starter
+        self.report = open_report(plan["report_path"])
+        self.loop = Loop()
+        self.outcome: tuple[int, int] | None = None
+        self.failure: StageFailed | None = None
+        self.runs = False
+
+    def run(self, stdio: Sequence[int]) -> int:
+        """From the plan to the exit status."""
+        try:
+            end = self._boot(stdio)
+        except StageFailed as failure:
+            self.failure = failure
+            end = MachineEnd("failed", failure.message)
+        except Exception as error:
+            # The last boundary: without a report nobody would learn why the machine is gone.
+            self.failure = StageFailed("boot", 0, "", to_wire(Internal(f"{type(error).__name__}: {error}"))["message"])
+            end = MachineEnd("failed", self.failure.message)
+        return self._conclude(end)
+
+    def _boot(self, stdio: Sequence[int]) -> MachineEnd:
+        plan = self.plan
+        files = self._open(stdio)
+        with stage("memory"):
+            self.machine = Machine(plan["memory_bytes"], plan["vcpus"])
+        self.assembly = Assembly(self.machine, self._jail_of)
+        self._add_devices(files)
+        with stage("boot"):
+            jail.leave_host()
+            self.assembly.start()
+        with stage("kvm"):
+            self.machine.create(files.kvm)
+        with stage("kernel"):
+            self.machine.boot(files.kernel, files.initrds, plan["cmdline"])
+        with stage("boot"):
+            self.assembly.wait_ready()
+        self._watch()
+        self._enter_jail()
+        self.machine.run()
+        self.loop.run()
+        end = self.machine.wait()
+        assert end is not None
+        return end
+
+    # Setting up, with the host in reach.
+
+    def _open(self, stdio: Sequence[int]) -> Files:
+        plan = self.plan
+        with stage("kvm"):
+            kvm = Kvm()
+        with stage("kernel"):
+            kernel = open_file(plan["kernel"]["path"])
+            initrds = tuple(open_file(path) for path in plan["initrd"])
+        with stage("disk"):
+            disks = tuple(open_disk(disk["path"], disk["read_only"]) for disk in plan["disks"])
+        with stage("network"):
+            taps = tuple(make_tap(interface) for interface in plan["interfaces"])
+        with stage("boot"):
+            control = make_listener(plan["control_path"])
+        return Files(kvm, kernel, initrds, disks, taps, control, self._stdio(stdio))
+
+    def _stdio(self, stdio: Sequence[int]) -> tuple[int, ...]:
+        process = self.plan["guest"]["process"]
+        if not process["terminal"]:
+            return tuple(stdio)
+        with stage("boot"):
+            terminal = tty.open_terminal("/dev/ptmx")
+            tty.set_size(terminal.master, process["rows"], process["columns"])
+            self.starter.console(terminal.master)
+            os.close(terminal.master)
+        return (terminal.slave,)
+
+    def _add_devices(self, files: Files) -> None:
+        plan, add = self.plan, self.assembly.add
+        with stage("disk"):
+            disks = [
+                block_device(BlockPath(f"disk{n}", fd, read_only=disk["read_only"], serial=disk["serial"]))
+                for n, (fd, disk) in enumerate(zip(files.disks, plan["disks"], strict=True))
+            ]
+            add("block", disks)
+        with stage("network"):
+            interfaces = [
+                net_device(NetPath(f"net{n}", fd, mac=interface["mac"], mtu=interface["mtu"]))
+                for n, (fd, interface) in enumerate(zip(files.taps, plan["interfaces"], strict=True))
+            ]
+            add("net", interfaces)
+        rare = [rng_device(RngPath())] if plan["rng"] else []
+        rare += [console_device(ConsolePath())] if plan["console"] else []
+        add("entropy", rare)
+        self._add_link(files)
+
+    def _add_link(self, files: Files) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self.link = ours
+        self._line = bytearray()
+        vsock = VsockPath()
+        link_files = LinkFiles(theirs, files.control, files.stdio)
+        guest, timeout_s = self.plan["guest"], self.plan["boot_timeout_s"]
+
+        def body(loop: Loop) -> None:
+            Link(loop, vsock, link_files, guest, boot_timeout_s=timeout_s)  # type: ignore[arg-type]
+
+        self.assembly.add("link", [vsock_device(vsock)], body=body, keep=link_files.fds())
+        self._theirs = link_files
+
+    def _jail_of(self, kind: str) -> Any:
+        uid = self.plan["uid"]
+        return lambda keep: jail.enter(kind, uid, keep)
+
+    def _enter_jail(self) -> None:
+        self._theirs.main.close()
+        keep = [*self.machine.fds(), *self.assembly.fds(), self.link.fileno(), self.loop.fileno()]
+        keep += [fd for fd in (self.report, self.starter.fileno()) if fd >= 0]
+        with stage("boot"):
+            jail.enter("vmm", self.plan["uid"], keep)
+
+    # Running: one loop, three things to hear of.
+
+    def _watch(self) -> None:
+        self.assembly.watch(self.loop)
+        self.link.setblocking(False)
+        self.loop.add(self.link.fileno(), lambda _mask: self._hear())
+        self.loop.add(self.machine.end_fd, lambda _mask: self._ended())
+
+    def _ended(self) -> None:
+        """The machine is over; what the link said before that still counts."""
+        self.loop.remove(self.machine.end_fd)
+        self._hear()
+        self.loop.stop()
+
+    def _hear(self) -> None:
+        """The link's words. It talks to the guest, so it is believed as little: nonsense ends the machine."""
+        while data := self._receive():
+            self._line += data
+            *lines, rest = bytes(self._line).split(b"\n")
+            self._line = bytearray(rest)
+            try:
+                for line in lines:
+                    self._obey(json.loads(line))
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                self.machine.end(DEVICE_LOST, f"the link process says what makes no sense: {type(error).__name__}")
+            if len(self._line) > _MAX_LINE:
+                self.machine.end(DEVICE_LOST, "the link process says too much")
+                self.loop.remove(self.link.fileno())
+                return
+
+    def _receive(self) -> bytes:
+        """What there is to hear; nothing once the link is gone (its pidfd tells why)."""
+        try:
+            data = self.link.recv(65536)
+        except BlockingIOError:
+            return b""
+        except OSError:
+            data = b""
+        if not data:
+            self.loop.remove(self.link.fileno())
+        return data
+
+    def _obey(self, message: Mapping[str, Any]) -> None:
+        kind = message["m"]
+        if kind == "running":
+            self.runs = True
+            self.starter.running()
+        elif kind == "failed":
+            words = [str(message[name]) for name in ("stage", "subject", "message")]
+            self.failure = StageFailed(words[0], int(message["errno"]), *words[1:])
+            self.loop.call_later(POWER_OFF_S, lambda: self.machine.end("stopped", "the agent did not power off"))
+        elif kind == "ended":
+            self.outcome = int(message["code"]), int(message["signal"])
+            self.loop.call_later(POWER_OFF_S, lambda: self.machine.end("stopped", "the agent did not power off"))
+        else:
+            self._answer(kind, message["rid"])
+
+    def _answer(self, kind: str, number: int) -> None:
+        actions = {"pause": self.assembly.pause, "resume": self.assembly.resume, "describe": self.assembly.describe}
+        try:
+            answer: dict[str, Any] = {"rid": number, "ok": actions[kind]() or {}}
+        except (BiremeError, WorkerLost) as error:
+            answer = {"rid": number, "error": to_wire(error)}
+        self.link.settimeout(_ANSWER_S)
+        try:
+            self.link.sendall(json.dumps(answer).encode() + b"\n")
+        except OSError:
+            self.machine.end(DEVICE_LOST, "the link process does not listen")
+        finally:
+            self.link.setblocking(False)
+
+    # The end.
+
+    def _conclude(self, end: MachineEnd) -> int:
+        """Say why, where somebody listens; the exit status."""
+        failure = self.failure
+        if failure is None and not self.runs:
+            failure = StageFailed("boot", 0, "", f"the guest ended before its agent answered: {_text(end)}")
+        if failure is not None and not self.runs:
+            self.starter.failed(failure.stage, failure.number, failure.subject, failure.message)
+        if self.outcome is not None:
+            code, signum = self.outcome
+            self._report("", code, signum)
+            return 128 + signum if signum else code & 0xFF
+        self._report(failure.message if failure is not None else _text(end), FAILED, 0, end.kind)
+        return FAILED
+
+    def _report(self, reason: str, code: int, signum: int, kind: str = "") -> None:
+        data = json.dumps({"reason": reason, "code": code, "signal": signum, "kind": kind}).encode()
+        try:
+            os.pwrite(self.report, data, 0)
+        except OSError:
+            return
+
+
+def _text(end: MachineEnd) -> str:
+    return f"{end.kind}: {end.detail}" if end.detail else end.kind
+
+
+def open_report(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def open_file(path: str) -> int:
+    """OSError that names the file."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StageFailed("kernel", error.errno or 0, path, f"{path}: {(error.strerror or '').lower()}") from error
+
+
+def make_listener(path: str) -> socket.socket:
+    """The control socket, for its owner alone. The mask is the process's: nobody else makes files meanwhile."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    before = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(before)
+    listener.listen(_BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def make_tap(interface: InterfacePlan) -> int:
+    """The wire of a new TAP, up and on its bridge. It is gone when the last descriptor is closed."""
+    wire = open_tap(interface["tap"])
+    try:
+        with RtNetlink() as rtnetlink:
+            changes = [netlink.set_link(interface["tap"], mtu=interface["mtu"])]
+            if interface["bridge"]:
+                bridge = rtnetlink.link(interface["bridge"])
+                if bridge is None:
+                    raise StageFailed("network", 0, interface["bridge"], f"no bridge {interface['bridge']}")
+                changes.append(netlink.set_link(interface["tap"], master=bridge.ifindex))
+                changes.append(netlink.bridge_port(interface["tap"], hairpin=True))
+            rtnetlink.batch([*changes, netlink.link_up(interface["tap"])])
+    except BaseException:
+        fdlib.close_quietly(wire)
+        raise
+    return wire
