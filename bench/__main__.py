@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shutil
+import signal
 import sys
 import time
 from pathlib import Path
 
 from bench.cases import CASES, Field, Row
-from bench.subject import Engine, Floor, favordynmods, scratch_directory
+from bench.subject import Engine, Floor, favordynmods, run_directory, scratch_directory
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 COLUMNS = (
@@ -69,6 +71,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     if os.geteuid():
         raise SystemExit("bench: needs root")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     place = scratch_directory()
     peers = dict(entry.split("=", 1) for entry in os.environ.get("BIREME_PEER", "").split(",") if entry)
     floor = None if options.no_floor else Floor(place / "floor")
@@ -86,7 +89,9 @@ def main(arguments: list[str]) -> int:
     finally:
         if floor:
             floor.close()
-    place.rmdir()
+        if not isinstance(sys.exception(), Exception):  # the engine of a failed run stays, with its log
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(run_directory() / place.name, ignore_errors=True)
     if options.record:
         record(rows, options.record)
     return 0

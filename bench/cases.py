@@ -200,8 +200,10 @@ def ready(field: Field) -> Iterator[Row]:
     values = []
     for number in range(5):
         other = Engine(field.engine.place.parent / f"ready-{number}")
-        values.append(other.start())
-        other.stop()
+        try:
+            values.append(other.start())
+        finally:
+            other.stop()
         shutil.rmtree(other.place)
     series = Series(values)
     yield Row("engine ready", Engine.name, series.median, "ms", (series.quantile(0.25), series.quantile(0.95)))

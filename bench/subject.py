@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from bench.api import Api, ApiError
+from tests.support.calm import undisturbed
 
 PROGRAMS = Path(sys.executable).parent
 HERE = Path(__file__).resolve().parent
@@ -52,12 +53,12 @@ class Engine:
         raise SystemExit(f"biremed did not come up:\n{(self.place / 'biremed.log').read_text()[-3000:]}")
 
     def stop(self) -> None:
-        """End every process of this run root."""
-        subprocess.run([PROGRAMS / "biremed", "--shutdown", "--run-root", self.run_root], check=False, timeout=60)
-        if self._process is not None:
-            if self._process.poll() is None:
-                self._process.send_signal(signal.SIGTERM)
-            self._process.wait(30)
+        """End every process of this run root, also of an engine that is not ready yet; no signal comes in between."""
+        with undisturbed():
+            if self._process is not None and self._process.poll() is None:
+                self._process.send_signal(signal.SIGUSR1)
+                self._process.wait(60)
+            subprocess.run([PROGRAMS / "biremed", "--shutdown", "--run-root", self.run_root], check=False, timeout=60)
 
     def bireme(self, *arguments: str) -> str:
         environment = os.environ | {"DOCKER_HOST": self.socket}
@@ -87,17 +88,21 @@ class Engine:
         return total
 
     def __enter__(self) -> Engine:
-        self.start()
-        self.bireme("bootstrap", "busybox")
+        try:
+            self.start()
+            self.bireme("bootstrap", "busybox")
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-        if error is None:
+        if not isinstance(error, Exception):
             shutil.rmtree(self.place)
-            shutil.rmtree(self.run_root)
+            shutil.rmtree(self.run_root, ignore_errors=True)
             with contextlib.suppress(OSError):
                 self.run_root.parent.rmdir()
 

@@ -14,6 +14,7 @@ import contextlib
 import os
 import pathlib
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,9 @@ from bireme.daemon.config import Config
 from bireme.daemon.keeper import read_pid, wait_gone
 from bireme.errors import BiremeError
 from bireme.linux.netlink import RtNetlink
+from bireme.linux.nftables import NfTables
+from bireme.linux.nlsocket import NetlinkError
+from tests.support.calm import undisturbed
 from tests.support.pace import eventually, patience
 
 PROGRAMS = ("bireme-keeper", "bireme-supervisor", "bireme-zygote", "bireme-logger", "bireme-relay")
@@ -109,7 +113,7 @@ class RunningEngine:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGUSR1)
             self._process.wait(patience(120))
-        else:
+        if self._process is None or self._process.returncode != 0:
             subprocess.run(
                 [str(_BIN / "biremed"), "--shutdown", "--run-root", self.run_root, "--data-root", self.data_root],
                 check=False,
@@ -129,9 +133,20 @@ class RunningEngine:
         netlink = RtNetlink()
         left += [f"link {link.name}" for link in netlink.links() if tag in link.name]
         netlink.close()
+        left += [f"table {name}" for name in _tables() if tag in name]
         with open("/proc/self/mounts", encoding="utf-8", errors="replace") as file:
             left += [line.strip() for line in file if self.data_root in line or self.run_root in line]
         return left
+
+
+def _tables() -> list[str]:
+    rules = NfTables()
+    try:
+        return rules.tables()
+    except NetlinkError:
+        return []  # no nf_tables in this kernel
+    finally:
+        rules.close()
 
 
 def _comm(pid: str) -> str:
@@ -170,9 +185,14 @@ def running_engine(root: pathlib.Path, *options: str, image: bool = True) -> Ite
         print(engine.log())
         raise
     finally:
+        with undisturbed():
+            _take_down(engine)
+
+
+def _take_down(engine: RunningEngine) -> None:
+    try:
         engine.close()
         _assert_clean(engine)
-        for name in ("keeper.log", "bireme.sock"):
-            pathlib.Path(f"{engine.run_root}/{name}").unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            os.rmdir(engine.run_root)
+    finally:
+        if not engine.processes():
+            shutil.rmtree(engine.run_root, ignore_errors=True)

@@ -17,6 +17,7 @@ from bireme.runtime import defaults
 from bireme.runtime.plan import plan_exec, plan_launch
 from bireme.supervisor import program
 from bireme.wire import stdcopy
+from tests.support.calm import undisturbed
 from tests.support.rootfs import make_busybox_root
 from tests.support.supervision import Client
 
@@ -236,6 +237,10 @@ class Rig:
         return [home for home in homes if home.is_dir()]
 
     def close(self) -> None:
+        with undisturbed():
+            self._take_down()
+
+    def _take_down(self) -> None:
         for client in self.clients:
             client.close()
         self._kill_everything()
