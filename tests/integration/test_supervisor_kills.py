@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -268,24 +269,36 @@ def test_spares_are_killed(rig: Rig) -> None:
         assert rig.output(identity) == "here\n"
 
 
+class Budget:
+    """How many zygotes one start may cost: a third is reported as the start's failure."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.kills = 0
+
+
 def test_starts_go_on_while_zygotes_die(rig: Rig) -> None:
-    """Every start either works or says why; what was acknowledged is right."""
+    """A start outlives two zygotes, whatever the moment they die at; what was acknowledged is right."""
     client = rig.connect()
     stop = threading.Event()
+    chance = random.Random(7)
+    budget = Budget()
 
     def murder() -> None:
-        while not stop.wait(0.25):
-            pid = rig.helper("zygote")
-            if pid:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
+        while not stop.wait(chance.random() * 0.05):
+            with budget.lock:
+                pid = rig.helper("zygote")
+                if pid and budget.kills:
+                    budget.kills -= 1
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
 
     thread = threading.Thread(target=murder)
     thread.start()
     try:
-        for number in range(40):
+        for number in range(15):
+            with budget.lock:
+                budget.kills = 2
             identity = rig.launch(client, "/bin/sh", "-c", f"echo {number}; exit {number}")
             assert client.exited(identity)["code"] == number
             assert rig.output(identity) == f"{number}\n"
