@@ -52,6 +52,10 @@ _FLAGS = CloneFlags.CLONE_PARENT | CloneFlags.CLONE_NEWPID
 class Monitor(Protocol):
     """What the module offers."""
 
+    def warm(self) -> None:
+        """Once, before the first machine."""
+        ...
+
     def run(self, plan: dict[str, Any], stdio: Sequence[int], starter: Starter) -> NoReturn: ...
 
 
@@ -97,6 +101,7 @@ class Template:
 
     def run(self) -> None:
         """Until the supervisor closes the socket."""
+        self._monitor.warm()
         gc.collect()
         gc.freeze()
         while True:

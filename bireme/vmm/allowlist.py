@@ -172,37 +172,42 @@ ALLOWED: dict[str, tuple[Entry, ...]] = {
 }
 
 
-def profile(entries: Iterable[Entry], action: str = "SCMP_ACT_ALLOW") -> dict[str, Any]:
+def profile(entries: Iterable[Entry], action: str = "SCMP_ACT_ALLOW", own_pid: int = 0) -> dict[str, Any]:
     """The entries as an OCI `linux.seccomp` object; all else kills the process. `action` instead of allowing."""
     return {
         "defaultAction": "SCMP_ACT_KILL_PROCESS",
         "architectures": [],
-        "syscalls": [_rule(entry, action) for entry in entries],
+        "syscalls": [_rule(entry, action, own_pid or os.getpid()) for entry in entries],
     }
 
 
-def _rule(entry: Entry, action: str) -> dict[str, Any]:
+def _rule(entry: Entry, action: str, own_pid: int) -> dict[str, Any]:
     rule: dict[str, Any] = {"names": [entry.call], "action": action}
     if entry.errno:
         rule |= {"action": "SCMP_ACT_ERRNO", "errnoRet": entry.errno}
     if entry.when:
-        rule["args"] = [_condition(condition) for condition in entry.when]
+        rule["args"] = [_condition(condition, own_pid) for condition in entry.when]
     return rule
 
 
-def _condition(condition: Condition) -> dict[str, Any]:
-    value = os.getpid() if condition.value == SELF else condition.value
+def _condition(condition: Condition, own_pid: int) -> dict[str, Any]:
+    value = own_pid if condition.value == SELF else condition.value
     return {"index": condition.argument, "value": condition.mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
 
 
-def program(kind: str) -> bytes:
-    """The BPF program of a kind of process, for the calling process; compiled once where that is possible."""
-    entries = ALLOWED[kind]
-    if any(condition.value == SELF for entry in entries for condition in entry.when):
-        return compile_profile(profile(entries), MACHINE)
-    return _program(kind)
+def program(kind: str, own_pid: int = 0) -> bytes:
+    """The BPF program of a kind of process, compiled once; for the calling process unless `own_pid` says which."""
+    names_itself = any(condition.value == SELF for entry in ALLOWED[kind] for condition in entry.when)
+    return _program(kind, (own_pid or os.getpid()) if names_itself else 0)
 
 
 @lru_cache
-def _program(kind: str) -> bytes:
-    return compile_profile(profile(ALLOWED[kind]), MACHINE)
+def _program(kind: str, own_pid: int) -> bytes:
+    return compile_profile(profile(ALLOWED[kind], own_pid=own_pid), MACHINE)
+
+
+def warm() -> None:
+    """Compile what the machines of this process's clones need: main is process 1 of its namespace, and of all others
+    the number does not matter."""
+    for kind in ALLOWED:
+        program(kind, 1)

@@ -272,6 +272,10 @@ class _Refusal(BiremeError):
         self.errno = error.errno or 0
 
 
+def warm() -> None:
+    """There is nothing to prepare."""
+
+
 def run(plan: dict[str, Any], stdio: Sequence[int], starter: Any) -> NoReturn:
     """What the machine template calls in the child."""
     FakeMachine(plan, stdio, starter).run()
