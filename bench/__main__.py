@@ -1,5 +1,7 @@
 """`python -m bench [CASE...]`: measure our engine beside the C floor and any peer, in one run, taking turns.
 
+`python -m bench vmm [CASE...]` measures the monitor of our machines beside QEMU instead (bench/nested.py).
+
 BIREME_PEER=name=unix:///path.sock[,name=...] names other engines with a `busybox` image loaded. `--record NOTE` appends
 the run's main figures as one row to docs/benchmarks.md.
 """
@@ -15,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+from bench import nested
 from bench.cases import CASES, Field, Row
 from bench.subject import Engine, Floor, favordynmods, run_directory, scratch_directory
 
@@ -68,6 +71,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["vmm"]:
+        return nested.run(arguments[1:])
     options = parse(arguments)
     if os.geteuid():
         raise SystemExit("bench: needs root")

@@ -14,7 +14,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.guest.image import PYTHON, image
@@ -61,19 +61,22 @@ def bytecode(sources: set[Path]) -> Iterator[Path]:
                 yield path
 
 
-def main(arguments: list[str]) -> int:
+def run_inside(order: dict[str, object], more: Sequence[Path] = (), timeout_s: float = TIMEOUT_S) -> dict[str, bytes]:
+    """Boot the machine, let it do the order (see files/lane.py), and give back the files it left."""
     machine = image()
     begin = time.monotonic()
-    order = {
-        "pytest": arguments or SELECTION,
-        "timeout_s": TIMEOUT_S - BOOT_S,
-        "environment": {"BIREME_REQUIRE": PROMISED, "BIREME_GUEST": "1"},
-    }
+    environment = {"BIREME_REQUIRE": PROMISED, "BIREME_GUEST": "1"}
+    whole = {"timeout_s": timeout_s - BOOT_S, "environment": environment, **order}
     with tempfile.TemporaryDirectory(prefix="bireme-guest-") as name:
         scratch = Path(name)
-        pack_checkout(scratch / "source.tar", order)
-        files = boot(machine, scratch / "source.tar", scratch, TIMEOUT_S)
+        pack_checkout(scratch / "source.tar", whole)
+        files = boot(machine, scratch / "source.tar", scratch, timeout_s, more)
     print(f"guest: {time.monotonic() - begin:.0f} s", flush=True)
+    return files
+
+
+def main(arguments: list[str]) -> int:
+    files = run_inside({"pytest": arguments or SELECTION})
     report = os.environ.get("BIREME_GUEST_REPORT")
     if report and "junit.xml" in files:
         Path(report).write_bytes(files["junit.xml"])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -26,12 +27,14 @@ def cpu_model() -> str:
     return ",".join([CPU, *(f"-{name}" for name in NOT_EMULATED.split())])
 
 
-def command(image: Image, source: Path, results: Path, console: Path) -> list[str]:
-    """The QEMU command line: three virtio disks (root with discarded writes, checkout, results), two serial ports."""
+def command(image: Image, source: Path, results: Path, console: Path, more: Sequence[Path] = ()) -> list[str]:
+    """The QEMU command line: virtio disks (root with discarded writes, checkout, results, more that is only read), two
+    serial ports."""
     disks = [
         f"file={image.disk},format=raw,snapshot=on,cache=unsafe",
         f"file={source},format=raw,readonly=on",
         f"file={results},format=raw,cache=unsafe",
+        *(f"file={path},format=raw,readonly=on" for path in more),
     ]
     argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", cpu_model(), "-machine", "q35"]
     argv += ["-smp", str(min(4, os.cpu_count() or 1)), "-m", str(MEMORY_MIB), "-nodefaults", "-no-reboot"]
@@ -58,12 +61,15 @@ def stream(pipe: IO[bytes], deadline: float) -> bool:
     return False
 
 
-def boot(image: Image, source: Path, scratch: Path, timeout_s: float) -> dict[str, bytes]:
-    """Run the machine until it powers off; the files that it left on the results disk (none when it left none)."""
+def boot(image: Image, source: Path, scratch: Path, timeout_s: float, more: Sequence[Path] = ()) -> dict[str, bytes]:
+    """Run the machine until it powers off; the files that it left on the results disk (none when it left none).
+
+    `more` are disks besides the lane's own: /dev/vdd and so on.
+    """
     results, console = scratch / "results.img", scratch / "console.log"
     results.write_bytes(b"")
     os.truncate(results, RESULT_BYTES)
-    argv = command(image, source, results, console)
+    argv = command(image, source, results, console, more)
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as qemu:
         assert qemu.stdout is not None
         try:

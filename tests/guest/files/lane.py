@@ -1,4 +1,7 @@
-"""Runs inside the emulated machine: measure the machine's speed, offer KVM, run pytest, leave the results.
+"""Runs inside the emulated machine: measure the machine's speed, offer KVM, run the order, leave the results.
+
+The order is a JSON object in the checkout: `pytest` (its arguments) or `program` (what python runs), `environment`,
+`timeout_s`.
 
 vdb is a tar of the checkout (unpacked already), vdc takes a tar of the results. Everything printed goes to the second
 serial port.
@@ -52,6 +55,15 @@ def offer_kvm(promises: str) -> str:
     return ",".join(name for name in promises.split(",") if not name.startswith("kvm"))
 
 
+def command(order: dict[str, Any]) -> list[str]:
+    """What the order runs. Hypothesis's plugin would import and rewrite all of hypothesis for its line in the summary:
+    seven seconds here."""
+    if "program" in order:
+        return [f"{VENV}/bin/python", *order["program"]]
+    plugins = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+    return [f"{VENV}/bin/pytest", *plugins, "--color=no", f"--junitxml={RESULTS}/junit.xml", *order["pytest"]]
+
+
 def run(order: dict[str, Any], scale: float) -> int:
     environment = os.environ | order["environment"]
     environment["BIREME_REQUIRE"] = offer_kvm(environment["BIREME_REQUIRE"])
@@ -62,16 +74,13 @@ def run(order: dict[str, Any], scale: float) -> int:
         "COLUMNS": "120",
         "NO_COLOR": "1",
         "PYTHONUNBUFFERED": "1",
+        "BIREME_RESULTS": str(RESULTS),
         "LC_ALL": "C.UTF-8",
     }
-    junit = f"--junitxml={RESULTS}/junit.xml"
-    # hypothesis's plugin would import and rewrite all of hypothesis for its line in the summary: seven seconds here
-    plugins = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
-    argv = [f"{VENV}/bin/pytest", *plugins, "--color=no", junit, *order["pytest"]]
     try:
-        return subprocess.run(argv, cwd=SOURCE, env=environment, timeout=order["timeout_s"]).returncode
+        return subprocess.run(command(order), cwd=SOURCE, env=environment, timeout=order["timeout_s"]).returncode
     except subprocess.TimeoutExpired:
-        print(f"lane: pytest did not finish in {order['timeout_s']} s", flush=True)
+        print(f"lane: not finished in {order['timeout_s']} s", flush=True)
         return 124
 
 

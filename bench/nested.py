@@ -1,0 +1,18 @@
+"""`make bench BENCH=vmm`: boots the emulated machine with nested KVM and a disk with QEMU, and runs bench/vmm.py in it.
+
+Everything runs under an emulated processor: figures are many times slower than a real machine's, and an exit costs
+more in proportion. What counts are the ratios.
+"""
+
+from __future__ import annotations
+
+from tests.guest.__main__ import run_inside
+from tests.guest.peer import peer_disk
+
+TIMEOUT_S = 3000.0
+
+
+def run(cases: list[str]) -> int:
+    """Measure `cases` of bench/vmm.py (all when empty); the exit code of the run."""
+    files = run_inside({"program": ["-m", "bench.vmm", *cases]}, [peer_disk()], TIMEOUT_S)
+    return int(files.get("code", b"125"))
