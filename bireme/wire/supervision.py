@@ -218,7 +218,7 @@ def decode(
             raise Invalid(f"unreadable long message: {error}", place="supervision") from error
     try:
         message = json.loads(data.decode("utf-8", "surrogateescape"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Invalid(f"message is not JSON: {error}", place="supervision") from error
     if not isinstance(message, dict):
         raise Invalid("message is not an object", place="supervision")

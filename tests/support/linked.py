@@ -95,6 +95,7 @@ class Linked:
         self.errors = b""
         self.messages: list[dict[str, Any]] = []
         self.answers: dict[str, dict[str, Any]] = {"pause": {}, "resume": {}, "describe": {"vcpus": 1}}
+        self.refusals: dict[str, dict[str, Any]] = {}
         self.clients: list[Client] = []
         self._main, theirs = socket.socketpair()
         self._main.setblocking(False)
@@ -183,7 +184,12 @@ class Linked:
             message = json.loads(line)
             self.messages.append(message)
             if "rid" in message:
-                self._main.send(json.dumps({"rid": message["rid"], "ok": self.answers[message["m"]]}).encode() + b"\n")
+                self._answer(message["rid"], message["m"])
+
+    def _answer(self, rid: int, what: str) -> None:
+        refusal = self.refusals.get(what)
+        answer = {"rid": rid, "error": refusal} if refusal else {"rid": rid, "ok": self.answers[what]}
+        self._main.send(json.dumps(answer).encode() + b"\n")
 
 
 def drain(fd: int) -> bytes:

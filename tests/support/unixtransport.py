@@ -176,6 +176,8 @@ class UnixTransport:
             connection.read()
 
     def close(self) -> None:
+        for connection in self._streams:
+            connection.reset()
         for listener in self._listeners:
             self._loop.remove(listener.fileno())
             listener.close()

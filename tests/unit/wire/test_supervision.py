@@ -69,7 +69,7 @@ def test_a_message_beyond_every_limit_is_refused(memory: Memory) -> None:
         supervision.decode(b"@99", (100,), unspill=memory.unspill)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"null", b"@12", b"@x", b"\xff\xfe"])
+@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"null", b"@12", b"@x", b"\xff\xfe", b"[" * 5000])
 def test_malformed_packets_are_invalid(memory: Memory, data: bytes) -> None:
     with pytest.raises(Invalid):
         supervision.decode(data, unspill=memory.unspill)
