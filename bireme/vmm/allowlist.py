@@ -138,6 +138,7 @@ _NET = (
 
 _LINK = (
     Entry("epoll_ctl", "the loop watches something more or less"),
+    Entry("getrandom", "the entropy that the agent begins with"),
     Entry("accept4", "somebody talks to the machine's control socket"),
     Entry("read", "streams"),
     Entry("recvmsg", "a request with descriptors"),

@@ -285,12 +285,16 @@ class Child:
         elif kind == "failed":
             words = [str(message[name]) for name in ("stage", "subject", "message")]
             self.failure = StageFailed(words[0], int(message["errno"]), *words[1:])
-            self.loop.call_later(POWER_OFF_S, lambda: self.machine.end("stopped", "the agent did not power off"))
+            self._give_time(POWER_OFF_S if self.runs else 0.0)
         elif kind == "ended":
             self.outcome = int(message["code"]), int(message["signal"])
-            self.loop.call_later(POWER_OFF_S, lambda: self.machine.end("stopped", "the agent did not power off"))
+            self._give_time(POWER_OFF_S)
         else:
             self._answer(kind, message["rid"])
+
+    def _give_time(self, time_s: float) -> None:
+        """For the agent to power off: what a program wrote has to reach the disks. Without one there is no need."""
+        self.loop.call_later(time_s, lambda: self.machine.end("stopped", "the agent did not power off"))
 
     def _answer(self, kind: str, number: int) -> None:
         actions = {"pause": self.assembly.pause, "resume": self.assembly.resume, "describe": self.assembly.describe}
@@ -325,7 +329,7 @@ class Child:
     def _report(self, reason: str, code: int, signum: int, kind: str = "") -> None:
         data = json.dumps({"reason": reason, "code": code, "signal": signum, "kind": kind}).encode()
         try:
-            os.pwrite(self.report, data, 0)
+            os.write(self.report, data)
         except OSError:
             return
 

@@ -97,6 +97,11 @@ def leave_host(flags: int = NAMESPACES) -> None:
     _left |= wanted
 
 
+def own_fds() -> list[int]:
+    """What `leave_host` opened: a process forked after it keeps these until `enter`."""
+    return [_null] if _null >= 0 else []
+
+
 def _empty_root() -> None:
     mount.make_private()
     root = mount.new_filesystem("tmpfs", ROOT_OPTIONS, ROOT_ATTRIBUTES)

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bireme.linux import fd as fds
 from bireme.linux import process
 from bireme.linux.poll import Loop
+from bireme.vmm.jail import own_fds
 from bireme.vmm.virtio.server import MESSAGE_BYTES, DeviceServer
 
 if TYPE_CHECKING:
@@ -114,9 +115,10 @@ class Worker:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_IGN)
         requests, events = self._their_requests, self._their_events
-        keep = [requests.fileno(), events.fileno(), self._memory.fd, *self._keep]
+        keep = [requests.fileno(), events.fileno(), self._memory.fd, *self._keep, *own_fds()]
         for path in self.paths:
             keep += path.fds()
         fds.close_all_but(keep)

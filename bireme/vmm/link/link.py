@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -57,7 +56,6 @@ class Link:
     def __init__(
         self, loop: Loop, transport: Transport, files: LinkFiles, guest: GuestConfig, *, boot_timeout_s: float
     ) -> None:
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         self._loop = loop
         self._guest = guest
         self._main = MainLine(loop, files.main)
