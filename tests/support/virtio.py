@@ -349,6 +349,7 @@ class Bench:
     def close(self) -> None:
         if self.worker is not None:
             self.worker.stop()
+        self.device.path.reset()
         self.device.path.close()
         for fd in (self.place.irq, *self.place.kicks):
             os.close(fd)
