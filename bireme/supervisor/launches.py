@@ -5,8 +5,9 @@
            ---> console?, then the end of ctl: the program runs ---> journalled, answered
                  or error{stage, errno}: answered, everything taken back
 
-A spare that dies under our hands (before its program) is replaced by the cold path, once. Containers and machines go
-the same way; what each does differently is its Maker.
+A spare that dies under our hands (before its program) is replaced by the cold path, once. A container whose program
+does not begin within a minute (its first process hangs in the kernel: a file system that does not answer) is killed
+and refused. Containers and machines go the same way; what each does differently is its Maker.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from bireme.errors import BiremeError, Conflict, Invalid, Unavailable
+from bireme.errors import BiremeError, Conflict, Deadline, Invalid, Unavailable
 from bireme.linux import fd as fdlib
 from bireme.linux import process, tty
 from bireme.runtime import sync
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from bireme.supervisor.slots import Slot, Slots
     from bireme.supervisor.table import Table
 
+_LIMIT_S = 60.0
 _LAST_MESSAGES = 3
 """console, error, and the end: all a child can still have said."""
 
@@ -104,6 +106,9 @@ class Launches:
         self._under_way: dict[int, Launch] = {}
         self._ids: set[str] = set()
         self._early_clients: dict[str, list[Client]] = {}
+        self.limit_s = _LIMIT_S
+        """How long a container's first process may take from its plan to its program."""
+        self._looking = False
         self.running: dict[int, Instance] = {}
         """Instances by slot number."""
         self.on_ended: Callable[[Instance, process.Exit], None] = lambda instance, ended: None
@@ -162,6 +167,7 @@ class Launches:
         assert slot is not None
         self._under_way.pop(slot.number, None)
         request.ended = None
+        request.sent_s = 0.0
         if request.instance is not None:
             self._table.gone(request.instance)
             request.instance = None
@@ -185,6 +191,31 @@ class Launches:
                 self._fail(request, as_failure("start", error))
             return
         self._loop.add(slot.ctl.fileno(), lambda _mask: self._on_message(request))
+        request.sent_s = time.monotonic()
+        self._look_later()
+
+    def _look_later(self) -> None:
+        """One timer for all starts: most end within milliseconds."""
+        if not self._looking:
+            self._looking = True
+            self._loop.call_later(self.limit_s / 4, self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        before_s = time.monotonic() - self.limit_s
+        for request in list(self._under_way.values()):
+            if request.sent_s and request.sent_s <= before_s and "machine" not in request.plan:
+                self._fail(request, self._overdue(request))
+        if self._under_way:
+            self._look_later()
+
+    def _overdue(self, request: Launch) -> BiremeError:
+        return Deadline(
+            f"the program did not begin within {self.limit_s:.0f} s",
+            subject=request.id,
+            place="start",
+            hint="a file system that it needs does not answer",
+        )
 
     def _send_start(self, request: Launch, slot: Slot) -> None:
         maker = self._maker(request)

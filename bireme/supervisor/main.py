@@ -220,6 +220,7 @@ class Supervisor:
         elif subtree != self.table.config.get("cgroup_subtree", subtree):
             raise Conflict("the cgroup subtree cannot change while the supervisor runs", subject=subtree)
         self.table.config = dict(config)
+        self.launches.limit_s = float(config.get("start_limit_s") or self.launches.limit_s)
         self.nursery.tag = subtree.rpartition("-")[2][:6]
         self.machines.configure(subtree, self.nursery.tag)
         self.pool.configure(config.get("spares") or {}, _stock_interface(config.get("bridge")))

@@ -32,6 +32,7 @@ class Launch:
         "open_stdin",
         "owner",
         "plan",
+        "sent_s",
         "slot",
         "stdin_once",
         "terminal",
@@ -53,6 +54,8 @@ class Launch:
         self.instance: Instance | None = None
         self.owner = (0, 0)
         """What root of the instance is outside: (uid, gid)."""
+        self.sent_s = 0.0
+        """When its first process was given the plan; monotonic."""
         self.cold = False
         self.announced = False
         """It said itself that it runs."""

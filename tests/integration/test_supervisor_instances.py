@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bireme.errors import Conflict, Invalid, NotFound
+from bireme.errors import Conflict, Deadline, Invalid, NotFound
 from bireme.linux import tty
 from bireme.supervisor import program
+from tests.support.pace import patience
 from tests.support.supervised import Rig, alive, read_frames, read_stream, wait_until
 from tests.support.supervision import Client, Failure
 
@@ -422,6 +423,34 @@ def test_the_cgroup_subtree_cannot_change(tmp_path: Path) -> None:
         with pytest.raises(Failure) as caught:
             client.call("configure", **{**fresh.config, "cgroup_subtree": "bireme-other"})
         assert isinstance(caught.value.error, Conflict)
+    finally:
+        fresh.close()
+
+
+_RECVMSG = {"x86_64": "47", "aarch64": "212"}
+
+
+def waits_for_a_message(pid: int) -> bool:
+    """proc_pid_syscall(5)."""
+    return Path(f"/proc/{pid}/syscall").read_text().split()[0] == _RECVMSG[os.uname().machine]
+
+
+def test_a_start_that_hangs_is_refused_and_cleared_away(tmp_path: Path) -> None:
+    """A stopped first process stands for one that waits in the kernel."""
+    fresh = Rig(tmp_path, spares={"none": 1}, start_limit_s=patience(5))
+    client = fresh.start()
+    try:
+        wait_until(fresh.spares, "a spare")
+        (stuck,) = fresh.spares()
+        wait_until(lambda: waits_for_a_message(stuck), "the spare to wait for a plan")
+        os.kill(stuck, signal.SIGSTOP)
+        identity = fresh.name()
+        with pytest.raises(Failure, match="did not begin within") as caught:
+            fresh.launch(client, "/bin/true", identity=identity)
+        assert isinstance(caught.value.error, Deadline)
+        wait_until(lambda: not alive(stuck), "the stuck process to end")
+        assert identity not in rows(client)
+        assert client.exited(fresh.launch(client, "/bin/sh", "-c", "exit 3", identity=identity))["code"] == 3
     finally:
         fresh.close()
 
