@@ -21,6 +21,7 @@ Operations (fields -> what `ok` holds, then the descriptors):
     hello{version, client, execs}       -> version, pid, instances[InstanceRow], execs[ExecRow]; `execs` names the execs
                                            whose streams this client still reads, the others are drained to nowhere
     configure{bridge{name,mtu}|null, spares{none,bridge}, cgroup_subtree, userns_base, favordynmods}    -> nothing
+              and start_limit_s, how long a first process may take to its program (60)
     launch{Launch}                      -> Launched
     acknowledge{id}                     -> nothing; the exit of this instance is not sent again
     signal{id, signum, all}             -> nothing; `all`: every process of the instance
