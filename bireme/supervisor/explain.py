@@ -9,13 +9,24 @@ from bireme.errors import BiremeError
 from bireme.linux import capabilities, namespaces
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from bireme.linux.cgroup import CgroupManager
     from bireme.supervisor.slots import Slot
     from bireme.supervisor.table import Instance
 
-_STATUS_KEYS = ("Name", "Uid", "Gid", "NoNewPrivs", "Seccomp", "Seccomp_filters", "CapEff", "CapBnd", "CapPrm")
+_STATUS_KEYS = (
+    "Name",
+    "Uid",
+    "Gid",
+    "NoNewPrivs",
+    "Seccomp",
+    "Seccomp_filters",
+    "CapEff",
+    "CapBnd",
+    "CapPrm",
+    "VmSize",
+)
 _SECCOMP = {"0": "off", "1": "strict", "2": "filter"}
 
 
@@ -35,9 +46,16 @@ def explain(instance: Instance, slot: Slot, cgroups: CgroupManager) -> dict[str,
         "mounts": [parse_mount(line) for line in _lines(f"/proc/{instance.pid}/mountinfo")],
         "network": _network(instance, slot),
         "security": security_of(instance.pid),
-        "processes": [_monitor_process(pid) if instance.machine else _process(pid) for pid in _pids(cgroups, slot)],
+        "processes": _processes(instance, _pids(cgroups, slot)),
         "log": instance.log,
     }
+
+
+def _processes(instance: Instance, pids: Iterable[int]) -> list[dict[str, Any]]:
+    """Of a machine without the kernel's own threads, which KVM puts into the cgroup."""
+    if not instance.machine:
+        return [_process(pid) for pid in pids]
+    return [_monitor_process(pid, status) for pid in pids if "VmSize" in (status := _status(pid))]
 
 
 def _network(instance: Instance, slot: Slot) -> dict[str, Any]:
@@ -114,9 +132,8 @@ def _process(pid: int) -> dict[str, Any]:
     return {"pid": pid, "uid": uid, "command": command or f"[{status.get('Name', '')}]"}
 
 
-def _monitor_process(pid: int) -> dict[str, Any]:
+def _monitor_process(pid: int, status: Mapping[str, str]) -> dict[str, Any]:
     """One process of a machine's monitor and its jail: what it may still do, and what it does not share with us."""
-    status = _status(pid)
     own = namespaces.namespace_inodes()
     found = _or_empty(lambda: namespaces.namespace_inodes(pid))
     return {
