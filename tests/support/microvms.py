@@ -22,7 +22,7 @@ def release(flavour: str = "cloud") -> str:
 
 
 def add_kernel(engine: RunningEngine, flavour: str = "cloud") -> None:
-    """The image's own kernel of that flavour becomes the default. A store made beforehand saves minutes of emulation."""
+    """The image's own kernel of that flavour becomes the default; a store made beforehand saves minutes."""
     if STORE.exists():
         shutil.copytree(STORE, f"{engine.data_root}/kernels", symlinks=True, dirs_exist_ok=True)
         return
