@@ -1,4 +1,7 @@
-"""The unmodified docker command line against a real engine: what people type in their first hour."""
+"""The unmodified docker command line against a real engine: what people type in their first hour.
+
+BIREME_ISOLATION=microvm runs the same commands with machines; what is a container's alone is then left out.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,21 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.daemon import RunningEngine, running_engine
+from tests.support.microvms import add_kernel
 from tests.support.pace import eventually, patience
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_docker]
 DOCKER = os.environ.get("BIREME_DOCKER_CLI", "docker")
+ISOLATION = os.environ.get("BIREME_ISOLATION", "container")
+containers_alone = pytest.mark.skipif(ISOLATION != "container", reason="limits inside, ids, binds: of containers")
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
     with running_engine(tmp_path_factory.mktemp("docker-cli")) as made:
         made.env["DOCKER_CONFIG"] = str(tmp_path_factory.mktemp("docker-config"))
+        if ISOLATION == "microvm":
+            add_kernel(made)
         yield made
 
 
@@ -39,7 +47,14 @@ def _empty(engine: RunningEngine) -> Iterator[None]:
 
 
 def docker(engine: RunningEngine, *arguments: str, **more: object) -> subprocess.CompletedProcess[str]:
-    return engine.command(DOCKER, *arguments, **more)
+    return engine.command(*command_line(*arguments), **more)
+
+
+def command_line(*arguments: str) -> list[str]:
+    """docker's, with the isolation that this run is about."""
+    if ISOLATION != "container" and arguments[0] in ("run", "create"):
+        return [DOCKER, arguments[0], "--isolation", ISOLATION, *arguments[1:]]
+    return [DOCKER, *arguments]
 
 
 def out(engine: RunningEngine, *arguments: str, **more: object) -> str:
@@ -74,6 +89,7 @@ def test_stdin_through_a_pipe(engine: RunningEngine) -> None:
     assert out(engine, "run", "-i", "--rm", "busybox", "cat", input=data) == data
 
 
+@containers_alone
 def test_limits_reach_the_kernel(engine: RunningEngine) -> None:
     v1 = "/sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/pids/pids.max"
     v2 = "/sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max"
@@ -82,6 +98,7 @@ def test_limits_reach_the_kernel(engine: RunningEngine) -> None:
     assert shown.split() == [str(64 << 20), "33"]
 
 
+@containers_alone
 def test_root_inside_is_not_root_outside(engine: RunningEngine) -> None:
     out(engine, "run", "-d", "--name", "x1", "busybox", "sleep", "1000")
     pid = out(engine, "inspect", "-f", "{{.State.Pid}}", "x1").strip()
@@ -136,7 +153,7 @@ def test_attach_wait_and_stop(engine: RunningEngine) -> None:
 
 def test_a_terminal(engine: RunningEngine) -> None:
     sized = "tty; until stty size | grep '37 99'; do sleep 0.1; done"  # older clients set the size after the start
-    command = [DOCKER, "run", "--rm", "-it", "busybox", "sh", "-c", sized]
+    command = command_line("run", "--rm", "-it", "busybox", "sh", "-c", sized)
     seen = terminal(engine, command, [], until=b"37 99", size=(37, 99))
     assert b"/dev/pts/0" in seen
 
@@ -190,6 +207,7 @@ def test_names_and_states(engine: RunningEngine) -> None:
     out(engine, "rm", "-f", "x2")
 
 
+@containers_alone
 def test_binds_and_tmpfs(engine: RunningEngine, tmp_path: pathlib.Path) -> None:
     (tmp_path / "in").write_text("from the host\n")
     mount = ("-v", f"{tmp_path}:/data", "--tmpfs", "/scratch:size=1m")
@@ -202,6 +220,7 @@ def test_binds_and_tmpfs(engine: RunningEngine, tmp_path: pathlib.Path) -> None:
     assert "Read-only file system" in read_only.stderr
 
 
+@containers_alone
 def test_read_only_init_and_privileges(engine: RunningEngine) -> None:
     assert docker(engine, "run", "--rm", "--read-only", "busybox", "touch", "/x").returncode == 1
     assert "docker-init" in out(engine, "run", "--rm", "--init", "busybox", "cat", "/proc/1/cmdline")
@@ -227,6 +246,7 @@ def test_read_only_init_and_privileges(engine: RunningEngine) -> None:
     assert privileged.endswith("ok\n")
 
 
+@containers_alone
 def test_images(engine: RunningEngine, tmp_path: pathlib.Path) -> None:
     archive = str(tmp_path / "busybox.tar")
     out(engine, "tag", "busybox", "other:v1")
@@ -244,6 +264,7 @@ def test_images(engine: RunningEngine, tmp_path: pathlib.Path) -> None:
     assert docker(engine, "history", "busybox").returncode == 0
 
 
+@containers_alone
 def test_an_archive_that_lies_changes_nothing(engine: RunningEngine, tmp_path: pathlib.Path) -> None:
     before = out(engine, "images", "-aq")
     bad = tmp_path / "bad.tar"
@@ -281,7 +302,7 @@ def test_events_and_info(engine: RunningEngine) -> None:
 def test_older_clients(engine: RunningEngine, version: str) -> None:
     env = {**engine.env, "DOCKER_API_VERSION": version}
     done = subprocess.run(
-        [DOCKER, "run", "--rm", "busybox", "echo", version],
+        command_line("run", "--rm", "busybox", "echo", version),
         env=env,
         capture_output=True,
         text=True,
@@ -305,6 +326,7 @@ def test_filters_and_formats(engine: RunningEngine) -> None:
     assert "x1" in out(engine, "stats", "--no-stream")
 
 
+@containers_alone
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -327,6 +349,7 @@ def test_what_is_refused_says_why(engine: RunningEngine, arguments: tuple[str, .
     assert done.stderr.strip()
 
 
+@containers_alone
 def test_update_of_a_running_container(engine: RunningEngine) -> None:
     out(engine, "run", "-d", "--name", "x1", "--pids-limit", "20", "--memory", "64m", "busybox", "sleep", "1000")
     out(engine, "update", "--pids-limit", "-1", "--memory", "128m", "--memory-swap", "-1", "x1")
