@@ -11,8 +11,8 @@ and that is what makes the data path worth its while in Python: the cost is per 
 Receiving. A packet's size is known only after it was read, so buffers for the largest one are gathered first. With
 MRG_RXBUF a packet may span several chains (`num_buffers` of them, written into the header); then small buffers serve
 both small and large packets, and a guest need not keep 64 KiB for each slot of its ring. Where the driver has made too
-little room for the largest packet the packet is read into a buffer of ours and copied, or dropped if it does not fit.
-Without any buffer the wire is left alone until the driver kicks: the host's queue fills and drops, as a card's would.
+little room for the largest packet the packet is read into a buffer of ours and copied as soon as it fits; the wire is
+left alone meanwhile, as it is without any buffer: the host's queue fills and drops, as a card's would.
 
 The header of a packet to transmit is the guest's; the kernel checks it and refuses nonsense (EINVAL), which we count.
 """
@@ -74,6 +74,8 @@ ETHERNET_BYTES = 14
 _FRAME_OVERHEAD = HEADER_BYTES + ETHERNET_BYTES + 4
 LARGEST_BYTES = _FRAME_OVERHEAD + 65535
 """Header, Ethernet with a VLAN tag, and an IP packet."""
+PATIENCE = 64
+"""How often we look again whether a packet fits, before it is dropped: its driver may never make so much room."""
 _NUM_BUFFERS = virtio_net_hdr.offset("num_buffers")
 
 
@@ -92,6 +94,8 @@ class NetPath(DataPath):
         self._largest = LARGEST_BYTES
         self._mergeable = False
         self._bounce = bytearray()
+        self._waiting = 0
+        self._patience = PATIENCE
         self.counters.update(
             dict.fromkeys(("received", "bytes_received", "sent", "bytes_sent", "dropped_in", "dropped_out"), 0)
         )
@@ -112,6 +116,7 @@ class NetPath(DataPath):
         self._gathered.clear()
         self._room = 0
         self._bounce = bytearray()
+        self._waiting, self._patience = 0, PATIENCE
         self._tell_tap(0)
 
     def _tell_tap(self, features: int) -> None:
@@ -183,29 +188,36 @@ class NetPath(DataPath):
         return bool(self._gathered)
 
     def _receive_one(self, queue: Virtqueue) -> bool:
-        """Read one packet; False when the wire has none."""
+        """One packet from the wire; False when there is none, or no room for it yet."""
         try:
-            if self._room >= self._largest:
+            if self._room >= self._largest and not self._waiting:
                 views = [view for chain in self._gathered for view in chain.writable]
                 self._hand_over(queue, os.readv(self.fd, views))
-            else:
+                return True
+            if not self._waiting:
                 self._bounce = self._bounce or bytearray(LARGEST_BYTES)
-                self._copy(queue, os.readv(self.fd, [self._bounce]))
+                self._waiting = os.readv(self.fd, [self._bounce])
         except BlockingIOError:
             return False
         except OSError:
             self.counters["dropped_in"] += 1
             return False
-        return True
+        return self._place_waiting(queue)
 
-    def _copy(self, queue: Virtqueue, size: int) -> None:
-        if size > self._room:
+    def _place_waiting(self, queue: Virtqueue) -> bool:
+        """Copy the packet that we hold, or keep it as long as the driver may still make room."""
+        if self._waiting > self._room:
+            if self._mergeable and len(self._gathered) < queue.size and self._patience:
+                self._patience -= 1
+                return queue.enable_kicks()
             self.counters["dropped_in"] += 1
-            return
-        rest = memoryview(self._bounce)[:size]
-        for chain in self._gathered:
-            rest = rest[chain.fill(rest) :]
-        self._hand_over(queue, size)
+        else:
+            rest = memoryview(self._bounce)[: self._waiting]
+            for chain in self._gathered:
+                rest = rest[chain.fill(rest) :]
+            self._hand_over(queue, self._waiting)
+        self._waiting, self._patience = 0, PATIENCE
+        return True
 
     def _hand_over(self, queue: Virtqueue, size: int) -> None:
         """The first `size` bytes of the gathered buffers are a packet: give those chains to the driver."""

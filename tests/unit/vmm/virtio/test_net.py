@@ -15,6 +15,7 @@ from bireme.vmm.virtio.net import (
     F_MRG_RXBUF,
     HEADER_BYTES,
     LARGEST_BYTES,
+    PATIENCE,
     RECEIVE,
     TRANSMIT,
     NetPath,
@@ -142,15 +143,53 @@ def test_packets_wait_for_buffers(card: tuple[Bench, Wire]) -> None:
     assert body(receive(bench, 3)) == body(sent)
 
 
-def test_a_packet_too_large_for_the_room_is_dropped(card: tuple[Bench, Wire]) -> None:
+def test_a_packet_too_large_for_the_room_waits_for_more(card: tuple[Bench, Wire]) -> None:
     bench, wire = card
     bench.driver.start()
     bench.driver.queues[RECEIVE].add([], [1000])
     bench.driver.notify(RECEIVE)
-    wire.send(packet(1001))
+    wire.send(packet(2500))
+    wire.send(packet(1000, 7))
+    for _ in range(2):
+        if bench.worker is None:
+            bench.in_process.work()
+        else:
+            bench.worker.describe()
+        assert bench.driver.queues[RECEIVE].used_index() == 0
+        bench.driver.queues[RECEIVE].add([], [1000])
+        bench.driver.notify(RECEIVE, always=True)
+    bench.driver.queues[RECEIVE].add([], [1000])
+    bench.driver.notify(RECEIVE, always=True)
+    assert body(receive(bench, 2)) == body([packet(2500), packet(1000, 7)])
+    assert dropped(bench, "dropped_in") == 0
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_packet_that_no_ring_of_this_driver_holds_is_dropped(card: tuple[Bench, Wire], size: int) -> None:
+    bench, wire = card
+    bench.driver.start(sizes=[size, 2])
+    for _ in range(size):
+        bench.driver.queues[RECEIVE].add([], [1000])
+    bench.driver.notify(RECEIVE)
+    wire.send(packet(1000 * size + 1))
     wire.send(packet(1000, 7))
     assert body(receive(bench, 1)) == body([packet(1000, 7)])
     assert dropped(bench, "dropped_in") == 1
+
+
+def test_patience_ends(card: tuple[Bench, Wire]) -> None:
+    bench, wire = card
+    bench.driver.start()
+    bench.driver.queues[RECEIVE].add([], [1000])
+    wire.send(packet(1001))
+    wire.send(packet(1000, 7))
+    for _ in range(PATIENCE + 1):
+        bench.driver.notify(RECEIVE, always=True)
+        if bench.worker is None:
+            bench.in_process.work()
+        else:
+            bench.worker.describe()
+    assert body(receive(bench, 1)) == body([packet(1000, 7)])
 
 
 def dropped(bench: Bench, name: str) -> int:
