@@ -15,6 +15,7 @@ import sys
 from typing import Any
 
 from bireme.linux import capabilities, mount, namespaces, process, seccomp
+from bireme.linux.fd import close_range
 from bireme.linux.mount import AT_FDCWD, MountAttr
 from bireme.linux.process import CloneFlags
 from bireme.storage.tool import NOBODY, SOURCE, TARGET
@@ -35,6 +36,7 @@ def main() -> None:
     request = json.loads(sys.argv[1])
     program = seccomp.default_program(frozenset())
     _make_root(int(request["source"]), int(request["target"]))
+    close_range(3)  # the directories' own descriptors lead out of the jail by ".."
     _limit(int(request["file_max_bytes"]))
     _drop(capabilities.mask_of(request["keep"]))
     process.set_pdeathsig(signal.SIGKILL)
