@@ -47,6 +47,13 @@ def entries(store_root: Path) -> list[str]:
     return [name for name in os.listdir(store_root) if name not in ("names", "default")]
 
 
+def test_zeros_of_a_vmlinux_take_no_blocks(add: Callable[..., Kernel]) -> None:
+    data = kernel.VMLINUX + bytes(8 << 20)
+    found = add(kernel.upload(data, kernel.MODULES), "tar")
+    assert Path(found.image_path).read_bytes() == data
+    assert os.stat(found.image_path).st_blocks * 512 < 1 << 20
+
+
 def test_a_package(add: Callable[..., Kernel], tmp_path: Path) -> None:
     said: list[Progress] = []
     found = add(kernel.package(), name="cloud", on_progress=said.append)

@@ -53,7 +53,7 @@ def _load_elf(memory: GuestMemory, file: FileImage, initrds: list[FileImage], cm
     info = plan_boot(memory.regions, kernel.end, initrd_size(initrds))
     words = encode_cmdline(cmdline, MAX_BYTES)
     for segment in kernel.segments:
-        file.read_into(segment.offset, memory.view(segment.address, segment.size))
+        file.copy(segment.offset, segment.size, memory, segment.address)
     _copy_initrds(memory, initrds, info.initrd_address)
     memory.write(layout.COMMAND_LINE, words)
     if kernel.pvh_entry >= 0:
@@ -67,7 +67,7 @@ def _load_bzimage(memory: GuestMemory, file: FileImage, initrds: list[FileImage]
     kernel = bzimage.parse_bzimage(file)
     info = plan_boot(memory.regions, kernel.end, initrd_size(initrds), kernel.initrd_limit)
     words = encode_cmdline(cmdline, min(kernel.cmdline_limit, layout.COMMAND_LINE_END - layout.COMMAND_LINE - 1))
-    file.read_into(kernel.protected_offset, memory.view(layout.KERNEL, kernel.protected_size))
+    file.copy(kernel.protected_offset, kernel.protected_size, memory, layout.KERNEL)
     _copy_initrds(memory, initrds, info.initrd_address)
     memory.write(layout.COMMAND_LINE, words)
     write_zero_page(memory, info, kernel.setup)
@@ -84,5 +84,5 @@ def initrd_size(parts: Sequence[FileImage]) -> int:
 
 def _copy_initrds(memory: GuestMemory, parts: Sequence[FileImage], address: int) -> None:
     for part in parts:
-        part.read_into(0, memory.view(address, part.size))
+        part.copy(0, part.size, memory, address)
         address += _padded(part.size)
