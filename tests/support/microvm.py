@@ -8,8 +8,6 @@ import itertools
 import pathlib
 import secrets
 import shutil
-import tarfile
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -25,7 +23,7 @@ from bireme.instance.spec import InstanceId, InstanceSpec, NetworkRequest, Proce
 from bireme.runtime.guest import agent_path
 from bireme.storage.disks import WritableDisks
 from tests.suites.driver import Harness
-from tests.support.microvms import KERNELS, STORE, release
+from tests.support.microvms import kernel_store
 
 COMMANDS = {"missing": "/bin/absent", "forbidden": "/etc/passwd"}
 _numbers = itertools.count(1)
@@ -81,22 +79,12 @@ class Place:
 
 def real_stores(root: pathlib.Path) -> Stores:
     """The image's cloud kernel, and the agent as it was built."""
-    if STORE.exists():
-        shutil.copytree(STORE, root / "kernels", symlinks=True)
-    kernels = KernelStore(str(root / "kernels"))
-    if not kernels.list():
-        _add_kernel(kernels)
-    disks = WritableDisks(str(root / "disks"))
-    return Stores(kernels=kernels, disks=disks, agent_archive=lambda: agent_archive(agent_path(), str(root)))
-
-
-def _add_kernel(kernels: KernelStore) -> None:
-    with tempfile.TemporaryFile() as archive:
-        with tarfile.open(fileobj=archive, mode="w") as tar:
-            tar.add(KERNELS / "cloud/vmlinuz", "vmlinuz")
-            tar.add(KERNELS / "cloud/lib/modules" / release(), "modules")
-        archive.seek(0)
-        kernels.add([archive.fileno()], "tar", "cloud")
+    shutil.copytree(kernel_store(), root / "kernels", symlinks=True)
+    return Stores(
+        kernels=KernelStore(str(root / "kernels")),
+        disks=WritableDisks(str(root / "disks")),
+        agent_archive=lambda: agent_archive(agent_path(), str(root)),
+    )
 
 
 def make_stores(root: pathlib.Path) -> Stores:
