@@ -86,3 +86,18 @@ def blocking_syscall(call: str, number: int, *args: object, subject: str = "") -
     if result < 0:
         raise SyscallError(ctypes.get_errno(), call, subject)
     return result
+
+
+_M_ARENA_MAX = -8
+
+
+def limit_malloc_arenas(count: int) -> None:
+    """At most `count` heaps for the threads of this process; mallopt(3) M_ARENA_MAX. Nothing where libc has no mallopt.
+
+    Without a limit glibc looks for the number of processors when the ninth thread starts, in files.
+    """
+    try:
+        mallopt = _libc["mallopt"]
+    except AttributeError:
+        return
+    mallopt(_M_ARENA_MAX, count)

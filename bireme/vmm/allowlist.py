@@ -17,7 +17,6 @@ calls that means; the list is glibc's and is recorded with Debian 12's and 13's.
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,20 +32,21 @@ if TYPE_CHECKING:
 PROT_EXEC = 4
 _MADV_DONTNEED = 4
 _FIONBIO = 0x5421
-_TIOCGWINSZ = 0x5413
+_TCGETS = 0x5401
+_TCSETS = 0x5402
 _TIOCSWINSZ = 0x5414
 _AT_EMPTY_PATH = 0x1000
 _F_DUPFD_CLOEXEC = 1030
-_F_GETFL, _F_SETFL = 3, 4
+_F_ADD_SEALS = 1033
+_F_GET_SEALS = 1034
+_MFD_SEALABLE = 3
+"""MFD_CLOEXEC | MFD_ALLOW_SEALING"""
 _PR_SET_NAME = 15
 _SIGKILL = 9
 _THREAD = 0x003D0F00
 """CLONE_VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID: pthread_create's flags."""
 _OPTIONAL = 0x00400000
 """CLONE_DETACHED: means nothing any more, and some C libraries still say it."""
-
-SELF = -1
-"""As a condition's value: the process's own id."""
 
 
 class Condition(NamedTuple):
@@ -116,9 +116,7 @@ _VMM = (
     Entry("getpid", "a kick names the process"),
     Entry("pidfd_send_signal", "a device process is ended", _is(1, _SIGKILL)),
     Entry("waitid", "a device process has ended"),
-    Entry("rt_sigaction", "libc's own signals before the first thread; the default of one that main shall die of"),
-    Entry("kill", "and main dies of it", _is(0, SELF), rare=True),
-    Entry("lseek", "the report file is buffered by Python", rare=True),
+    Entry("rt_sigaction", "libc's own signals, before the first thread of a process and its ancestors", rare=True),
 )
 
 _BLOCK = (
@@ -138,24 +136,23 @@ _NET = (
 
 _LINK = (
     Entry("epoll_ctl", "the loop watches something more or less"),
-    Entry("getrandom", "the entropy that the agent begins with"),
-    Entry("accept4", "somebody talks to the machine's control socket"),
+    Entry("getrandom", "the entropy that the agent begins with, tokens of streams"),
     Entry("read", "streams"),
+    Entry("accept4", "somebody talks to the machine's control socket"),
+    Entry("getsockname", "Python looks at the socket that it accepted"),
+    Entry("ioctl", "a socket or stream without blocking", _is(1, _FIONBIO)),
     Entry("recvmsg", "a request with descriptors"),
-    Entry("sendmsg", "an answer on the control socket", rare=True),
-    Entry("readv", "bytes for the guest"),
-    Entry("writev", "bytes of the guest"),
-    Entry("shutdown", "one direction of a stream is over", rare=True),
-    Entry("getsockopt", "who is at the other end of the control socket", rare=True),
-    Entry("getsockname", "Python looks at a socket that it is given", rare=True),
-    Entry("fcntl", "whether a stream blocks", _is(1, _F_GETFL)),
-    Entry("fcntl", "a stream must not block", _is(1, _F_SETFL)),
-    Entry("fcntl", "a stream's second owner", _is(1, _F_DUPFD_CLOEXEC), rare=True),
-    Entry("ioctl", "a socket without blocking", _is(1, _FIONBIO)),
-    Entry("ioctl", "the size of a terminal", _is(1, _TIOCSWINSZ), rare=True),
-    Entry("ioctl", "the size of a terminal", _is(1, _TIOCGWINSZ), rare=True),
-    Entry("newfstatat", "what kind of descriptor somebody sent", _is(3, _AT_EMPTY_PATH), rare=True),
-    Entry("poll", "a stream with a time limit", rare=True),
+    Entry("sendmsg", "an answer with a descriptor"),
+    Entry("memfd_create", "an answer too large for a packet", _is(1, _MFD_SEALABLE)),
+    Entry("fcntl", "that answer is sealed", _is(1, _F_ADD_SEALS)),
+    Entry("lseek", "and read from its beginning"),
+    Entry("fcntl", "a request too large for a packet is a sealed file", _is(1, _F_GET_SEALS)),
+    Entry("newfstatat", "of what size", _is(3, _AT_EMPTY_PATH)),
+    Entry("fstat", "of what size (glibc 2.39 and newer)", rare=True),
+    Entry("fcntl", "a mapping has a descriptor of its own", _is(1, _F_DUPFD_CLOEXEC)),
+    Entry("ioctl", "how a terminal is set", _is(1, _TCGETS)),
+    Entry("ioctl", "a terminal is raw", _is(1, _TCSETS)),
+    Entry("ioctl", "the size of a terminal", _is(1, _TIOCSWINSZ)),
 )
 
 _ENTROPY = (
@@ -173,42 +170,34 @@ ALLOWED: dict[str, tuple[Entry, ...]] = {
 }
 
 
-def profile(entries: Iterable[Entry], action: str = "SCMP_ACT_ALLOW", own_pid: int = 0) -> dict[str, Any]:
-    """The entries as an OCI `linux.seccomp` object; all else kills the process. `action` instead of allowing."""
+def profile(entries: Iterable[Entry]) -> dict[str, Any]:
+    """The entries as an OCI `linux.seccomp` object; all else kills the process."""
     return {
         "defaultAction": "SCMP_ACT_KILL_PROCESS",
         "architectures": [],
-        "syscalls": [_rule(entry, action, own_pid or os.getpid()) for entry in entries],
+        "syscalls": [_rule(entry) for entry in entries],
     }
 
 
-def _rule(entry: Entry, action: str, own_pid: int) -> dict[str, Any]:
-    rule: dict[str, Any] = {"names": [entry.call], "action": action}
+def _rule(entry: Entry) -> dict[str, Any]:
+    rule: dict[str, Any] = {"names": [entry.call], "action": "SCMP_ACT_ALLOW"}
     if entry.errno:
         rule |= {"action": "SCMP_ACT_ERRNO", "errnoRet": entry.errno}
     if entry.when:
-        rule["args"] = [_condition(condition, own_pid) for condition in entry.when]
+        rule["args"] = [
+            {"index": argument, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
+            for argument, value, mask in entry.when
+        ]
     return rule
 
 
-def _condition(condition: Condition, own_pid: int) -> dict[str, Any]:
-    value = own_pid if condition.value == SELF else condition.value
-    return {"index": condition.argument, "value": condition.mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
-
-
-def program(kind: str, own_pid: int = 0) -> bytes:
-    """The BPF program of a kind of process, compiled once; for the calling process unless `own_pid` says which."""
-    names_itself = any(condition.value == SELF for entry in ALLOWED[kind] for condition in entry.when)
-    return _program(kind, (own_pid or os.getpid()) if names_itself else 0)
-
-
 @lru_cache
-def _program(kind: str, own_pid: int) -> bytes:
-    return compile_profile(profile(ALLOWED[kind], own_pid=own_pid), MACHINE)
+def program(kind: str) -> bytes:
+    """The BPF program of a kind of process, compiled once."""
+    return compile_profile(profile(ALLOWED[kind]), MACHINE)
 
 
 def warm() -> None:
-    """Compile what the machines of this process's clones need: main is process 1 of its namespace, and of all others
-    the number does not matter."""
+    """Compile them all: in the jail there are no tables to read, and clones of this process need not do it again."""
     for kind in ALLOWED:
-        program(kind, 1)
+        program(kind)

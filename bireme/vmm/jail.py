@@ -17,7 +17,8 @@ Credentials and filters belong to a thread: `enter` wants the process to have on
 the machine runs. Later threads inherit both.
 
 Python imports on demand, in odd places. In the jail there is no file to import from, and the attempt would be deadly:
-`enter` takes the search path away, so that a late import is an ImportError that somebody can report.
+`enter` takes the search path away, so that a late import is an ImportError that somebody can report. For the same
+reason libc's malloc is told how many heaps it may make: it would open files to find out.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from bireme.errors import Conflict, Denied, Invalid
 from bireme.linux import capabilities, mount, namespaces, process, seccomp
 from bireme.linux import fd as fdlib
+from bireme.linux.libc import limit_malloc_arenas
 from bireme.linux.process import CloneFlags
-from bireme.vmm.allowlist import ALLOWED, program
+from bireme.vmm.allowlist import ALLOWED, program, warm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -89,6 +91,7 @@ def leave_host(flags: int = NAMESPACES) -> None:
         return
     if not capabilities.get_sets()[0] & capabilities.mask_of(["CAP_SYS_ADMIN"]):
         raise Denied("the jail needs root", subject="jail", hint="start it as root, or without a jail")
+    warm()
     if _null < 0:
         _null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     namespaces.unshare(wanted)
@@ -129,6 +132,7 @@ def enter(kind: str, uid: int, keep_fds: Iterable[int]) -> None:
     _limit(LIMITS[kind], max(keep, default=2))
     _drop_privileges(uid)
     _forget_imports()
+    limit_malloc_arenas(1)
     load(code)
 
 

@@ -17,12 +17,15 @@ import ctypes
 import errno
 import json
 import os
+import queue
 import select
 import struct
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -32,7 +35,7 @@ from bireme.linux.numbers import number
 from bireme.linux.process import fork, pidfd_getfd, pidfd_open, set_name
 from bireme.linux.seccomp import table
 from bireme.vmm import jail
-from bireme.vmm.allowlist import ALLOWED, SELF, Condition, Entry
+from bireme.vmm.allowlist import ALLOWED, Condition, Entry
 
 _NEW_LISTENER = 8
 _USER_NOTIF = 0x7FC00000
@@ -42,6 +45,8 @@ _answer = struct.Struct("=QqiI")
 _RECEIVE = iowr("!", 0, _notification)
 _SEND = iowr("!", 1, _answer)
 _NAMES = {value: name for name, value in table.syscalls("x86_64").items()}
+_OF_THREADS = {table.syscalls("x86_64")[name] for name in ("futex", "mprotect", "madvise")}
+"""Not noted in a thread of a process that has none in its jail (RecordedThread)."""
 _PREFIX = "jail-"
 
 
@@ -52,6 +57,28 @@ def ask_about_every_call(code: bytes) -> None:
     program = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, _USER_NOTIF), 8)
     header = struct.pack("@HP", 1, ctypes.addressof(program))
     syscall("seccomp", number("seccomp"), 1, _NEW_LISTENER, header)
+
+
+class RecordedThread:
+    """Calls of one function, all in a thread that is recorded as a process of `kind` while the rest of the process is
+    not: for a part that a test plays against. Call it like the function. For a process that has been forked for it."""
+
+    def __init__(self, kind: str, function: Callable[[Any], Any]) -> None:
+        set_name(_PREFIX + kind)
+        self._kind = kind
+        self._function = function
+        self._asked: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._main, daemon=True).start()
+
+    def _main(self) -> None:
+        ask_about_every_call(jail.program(self._kind))
+        while True:
+            self._answers.put(self._function(self._asked.get()))
+
+    def __call__(self, argument: Any = None) -> Any:
+        self._asked.put(argument)
+        return self._answers.get()
 
 
 class Recorder:
@@ -143,28 +170,28 @@ class _Record:
         block = bytearray(_notification.size)
         try:
             ioctl(listener, _RECEIVE, block)
-            ident, _, _, call, _, _, *arguments = _notification.unpack(block)
-            failure = self._note(kind, pid, call, arguments)
+            ident, thread, _, call, _, _, *arguments = _notification.unpack(block)
+            of_a_thread = thread != pid and kind != "vmm" and call in _OF_THREADS
+            failure = 0 if of_a_thread else self._note(kind, call, arguments)
             reply = _answer.pack(ident, 0, -failure, 0 if failure else _CONTINUE)
             ioctl(listener, _SEND, bytearray(reply))
         except SyscallError as error:
             if error.errno not in (errno.ENOENT, errno.EINTR):
                 raise
 
-    def _note(self, kind: str, pid: int, call: int, arguments: list[int]) -> int:
+    def _note(self, kind: str, call: int, arguments: list[int]) -> int:
         """Count the entry that allows it; the errno to answer, or 0."""
         name = _NAMES.get(call, str(call))
         for index, entry in enumerate(ALLOWED[kind]):
-            if entry.call == name and all(_holds(condition, pid, arguments) for condition in entry.when):
+            if entry.call == name and all(_holds(condition, arguments) for condition in entry.when):
                 self._used[kind][index] += 1
                 return entry.errno
         self._missing.setdefault(f"{kind}: {name}", f"({', '.join(hex(value) for value in arguments)})")
         return 0
 
 
-def _holds(condition: Condition, pid: int, arguments: list[int]) -> bool:
-    value = pid if condition.value == SELF else condition.value
-    return arguments[condition.argument] & condition.mask == value
+def _holds(condition: Condition, arguments: list[int]) -> bool:
+    return arguments[condition.argument] & condition.mask == condition.value
 
 
 def _descendants(root: int) -> set[int]:
