@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     Jail = Callable[[list[int]], None]
 
+_LAST_WORDS = 200
+
 DEVICE_LOST = "device-lost"
 """The kind of end (MachineEnd) of a machine whose device process died."""
 
@@ -103,6 +105,13 @@ class Assembly:
     def describe(self) -> dict[str, Any]:
         return self.machine.describe() | {"processes": [worker.describe() for worker in self.workers]}
 
+    def last_words(self) -> str:
+        """The last line on the guest's console, printable, "" without one: what a kernel dies of stands there."""
+        paths = [path for worker in self.workers if worker.name == "entropy" for path in _paths(worker)]
+        text = "\n".join(str(path.get("tail", "")) for path in paths)
+        said = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+        return "".join(letter for letter in said if letter.isprintable())[:_LAST_WORDS]
+
     def fds(self) -> list[int]:
         """What main keeps open for them."""
         return [fd for worker in self.workers for fd in worker.fds()]
@@ -112,3 +121,8 @@ class Assembly:
         self.machine.close()
         for worker in self.workers:
             worker.stop()
+
+
+def _paths(worker: Worker) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = worker.describe().get("paths", [])
+    return found

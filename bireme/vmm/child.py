@@ -20,21 +20,16 @@ from __future__ import annotations
 import json
 import os
 import socket
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from bireme.errors import BiremeError, Internal, to_wire
-from bireme.linux import fd as fdlib
-from bireme.linux import netlink, tty
-from bireme.linux.kvm import Kvm
-from bireme.linux.netlink import RtNetlink
 from bireme.linux.poll import Loop
-from bireme.linux.tun import open_tap
 from bireme.vmm import allowlist, jail
 from bireme.vmm.assembly import DEVICE_LOST, Assembly
+from bireme.vmm.host import StageFailed, open_files, open_report, stage
 from bireme.vmm.link import Link, LinkFiles
 from bireme.vmm.machine import Machine, MachineEnd
-from bireme.vmm.virtio.block import BlockPath, block_device, open_disk
+from bireme.vmm.virtio.block import BlockPath, block_device
 from bireme.vmm.virtio.console import ConsolePath, console_device
 from bireme.vmm.virtio.net import NetPath, net_device
 from bireme.vmm.virtio.rng import RngPath, rng_device
@@ -42,16 +37,16 @@ from bireme.vmm.virtio.vsock import VsockPath, vsock_device
 from bireme.vmm.workers import WorkerLost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from bireme.vmm.plan import InterfacePlan, MachinePlan
+    from bireme.vmm.host import Files
+    from bireme.vmm.plan import MachinePlan
 
 FAILED = 255
 POWER_OFF_S = 5.0
 """What the agent has to kill, sync and unmount after the first process has ended."""
 _ANSWER_S = 10.0
 _MAX_LINE = 1 << 20
-_BACKLOG = 16
 
 
 class Starter(Protocol):
@@ -64,40 +59,6 @@ class Starter(Protocol):
     def running(self) -> None: ...
 
     def failed(self, stage: str, number: int, subject: str, message: str) -> None: ...
-
-
-class StageFailed(Exception):
-    """A machine that does not come up: at which stage, and why."""
-
-    def __init__(self, stage: str, number: int, subject: str, message: str) -> None:
-        super().__init__(message)
-        self.stage, self.number, self.subject, self.message = stage, number, subject, message
-
-
-@contextmanager
-def stage(name: str) -> Iterator[None]:
-    """Whatever fails in this block failed at that stage."""
-    try:
-        yield
-    except StageFailed:
-        raise
-    except BiremeError as error:
-        raise StageFailed(name, 0, error.subject, str(error)) from error
-    except (OSError, WorkerLost) as error:
-        number = error.errno or 0 if isinstance(error, OSError) else 0
-        raise StageFailed(name, number, name, str(error)) from error
-
-
-class Files(NamedTuple):
-    """What was opened while there was a host to open it from."""
-
-    kvm: Kvm
-    kernel: int
-    initrds: tuple[int, ...]
-    disks: tuple[int, ...]
-    taps: tuple[int, ...]
-    control: socket.socket
-    stdio: tuple[int, ...]
 
 
 def warm() -> None:
@@ -141,7 +102,7 @@ class Child:
 
     def _boot(self, stdio: Sequence[int]) -> MachineEnd:
         plan = self.plan
-        files = self._open(stdio)
+        files = open_files(plan, stdio, self.starter.console)
         with stage("memory"):
             self.machine = Machine(plan["memory_bytes"], plan["vcpus"])
         self.assembly = Assembly(self.machine, self._jail_of)
@@ -162,34 +123,6 @@ class Child:
         end = self.machine.wait()
         assert end is not None
         return end
-
-    # Setting up, with the host in reach.
-
-    def _open(self, stdio: Sequence[int]) -> Files:
-        plan = self.plan
-        with stage("kvm"):
-            kvm = Kvm()
-        with stage("kernel"):
-            kernel = open_file(plan["kernel"]["path"])
-            initrds = tuple(open_file(path) for path in plan["initrd"])
-        with stage("disk"):
-            disks = tuple(open_disk(disk["path"], disk["read_only"]) for disk in plan["disks"])
-        with stage("network"):
-            taps = tuple(make_tap(interface) for interface in plan["interfaces"])
-        with stage("boot"):
-            control = make_listener(plan["control_path"])
-        return Files(kvm, kernel, initrds, disks, taps, control, self._stdio(stdio))
-
-    def _stdio(self, stdio: Sequence[int]) -> tuple[int, ...]:
-        process = self.plan["guest"]["process"]
-        if not process["terminal"]:
-            return tuple(stdio)
-        with stage("boot"):
-            terminal = tty.open_terminal("/dev/ptmx")
-            tty.set_size(terminal.master, process["rows"], process["columns"])
-            self.starter.console(terminal.master)
-            os.close(terminal.master)
-        return (terminal.slave,)
 
     def _add_devices(self, files: Files) -> None:
         plan, add = self.plan, self.assembly.add
@@ -316,7 +249,9 @@ class Child:
         """Say why, where somebody listens; the exit status."""
         failure = self.failure
         if failure is None and not self.runs:
-            failure = StageFailed("boot", 0, "", f"the guest ended before its agent answered: {_text(end)}")
+            said = self.assembly.last_words()
+            text = f"the guest ended before its agent answered: {_text(end)}"
+            failure = StageFailed("boot", 0, "", f"{text} (its console: {said})" if said else text)
         if failure is not None and not self.runs:
             self.starter.failed(failure.stage, failure.number, failure.subject, failure.message)
         if self.outcome is not None:
@@ -336,51 +271,3 @@ class Child:
 
 def _text(end: MachineEnd) -> str:
     return f"{end.kind}: {end.detail}" if end.detail else end.kind
-
-
-def open_report(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-
-def open_file(path: str) -> int:
-    """OSError that names the file."""
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise StageFailed("kernel", error.errno or 0, path, f"{path}: {(error.strerror or '').lower()}") from error
-
-
-def make_listener(path: str) -> socket.socket:
-    """The control socket, for its owner alone. The mask is the process's: nobody else makes files meanwhile."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    before = os.umask(0o177)
-    try:
-        listener.bind(path)
-    finally:
-        os.umask(before)
-    listener.listen(_BACKLOG)
-    listener.setblocking(False)
-    return listener
-
-
-def make_tap(interface: InterfacePlan) -> int:
-    """The wire of a new TAP, up and on its bridge. It is gone when the last descriptor is closed."""
-    wire = open_tap(interface["tap"])
-    try:
-        with RtNetlink() as rtnetlink:
-            changes = [netlink.set_link(interface["tap"], mtu=interface["mtu"])]
-            if interface["bridge"]:
-                bridge = rtnetlink.link(interface["bridge"])
-                if bridge is None:
-                    raise StageFailed("network", 0, interface["bridge"], f"no bridge {interface['bridge']}")
-                changes.append(netlink.set_link(interface["tap"], master=bridge.ifindex))
-                changes.append(netlink.bridge_port(interface["tap"], hairpin=True))
-            rtnetlink.batch([*changes, netlink.link_up(interface["tap"])])
-    except BaseException:
-        fdlib.close_quietly(wire)
-        raise
-    return wire

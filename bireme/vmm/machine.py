@@ -17,44 +17,35 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bireme.errors import Conflict, Invalid, Unsupported
+from bireme.errors import Conflict, Invalid
 from bireme.linux.kvm import Kvm, uapi
 from bireme.vmm import layout
 from bireme.vmm.acpi import MmioDevice, build_tables
 from bireme.vmm.boot.linux import load_linux
 from bireme.vmm.bus import Bus
-from bireme.vmm.cpuid import plan_cpuid
 from bireme.vmm.devices import cmos, debugexit, i8042, power
 from bireme.vmm.devices.serial import SIZE as SERIAL_SIZE
 from bireme.vmm.devices.serial import Serial
 from bireme.vmm.irq import IrqLines, make_eventfd, signal
 from bireme.vmm.memory import GuestMemory
 from bireme.vmm.plan import MAX_VCPUS
-from bireme.vmm.registers import apply_entry, apply_reset
+from bireme.vmm.registers import apply_entry
+from bireme.vmm.slot import Slot
 from bireme.vmm.vcpu import VcpuThread, install_kick
+from bireme.vmm.vm import create_vcpus, create_vm, place_slots
 
 if TYPE_CHECKING:
-    import mmap
     from collections.abc import Callable, Sequence
 
     from bireme.linux.kvm import Vm
     from bireme.vmm.bus import BusDevice
     from bireme.vmm.registers import Entry
+    from bireme.vmm.slot import MmioSlot
 
 SWITCH_INTERVAL_S = 100e-6
 """How long a vCPU thread that comes back from the guest may have to wait for the GIL while another computes."""
-NEEDED = {
-    "user memory": uapi.KVM_CAP_USER_MEMORY,
-    "interrupt controllers": uapi.KVM_CAP_IRQCHIP,
-    "a timer": uapi.KVM_CAP_PIT2,
-    "irqfd": uapi.KVM_CAP_IRQFD,
-    "ioeventfd": uapi.KVM_CAP_IOEVENTFD,
-    "CPUID": uapi.KVM_CAP_EXT_CPUID,
-    "immediate exit": uapi.KVM_CAP_IMMEDIATE_EXIT,
-}
-"""What KVM has to offer; all of it has been there since Linux 4.12."""
 
 
 class MachineEnd(NamedTuple):
@@ -64,44 +55,6 @@ class MachineEnd(NamedTuple):
     kind: str
     detail: str = ""
     code: int = 0
-
-
-class Slot(NamedTuple):
-    """Where a virtio-mmio device sits: its window, its interrupt line with the eventfd that pulses it, and one eventfd
-    per queue that the guest's notification signals."""
-
-    number: int
-    name: str
-    base: int
-    gsi: int
-    irq: int
-    kicks: tuple[int, ...]
-
-
-class MmioSlot(Protocol):
-    """A register file that wants a virtio-mmio window. `attach` gets the slot before any process is forked."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def queue_count(self) -> int: ...
-
-    @property
-    def page(self) -> mmap.mmap | None:
-        """The registers as they read, kept right by `write`: the guest then reads them without an exit."""
-        ...
-
-    @property
-    def absorbed(self) -> tuple[tuple[int, int, int], ...]:
-        """Writes (offset, size, value) that need nobody's attention: KVM swallows them."""
-        ...
-
-    def attach(self, slot: Slot) -> None: ...
-
-    def read(self, offset: int, size: int) -> int: ...
-
-    def write(self, offset: int, size: int, value: int) -> None: ...
 
 
 class Machine:
@@ -173,43 +126,10 @@ class Machine:
         install_kick()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._kvm = kvm or Kvm()
-        self._check(self._kvm)
-        vm = self._vm = self._kvm.create_vm()
-        vm.set_tss_address(layout.KVM_TSS)
-        vm.set_identity_map_address(layout.KVM_IDENTITY_MAP)
-        for number, region in enumerate(self.memory.regions):
-            vm.set_memory(number, region.base, self.memory.mapping, region.offset, region.size)
-        vm.create_irqchip()
-        vm.create_pit()
+        self._vm = vm = create_vm(self._kvm, self.memory, self.vcpu_count)
         self.irq.bind(vm)
-        self._place_slots(vm, read_only=bool(self._kvm.check_extension(uapi.KVM_CAP_READONLY_MEM)))
-        self._create_vcpus(self._kvm, vm)
-
-    def _place_slots(self, vm: Vm, *, read_only: bool) -> None:
-        first = len(self.memory.regions)
-        for slot, device in zip(self.slots, self._devices, strict=True):
-            for queue, eventfd in enumerate(slot.kicks):
-                vm.ioeventfd(slot.base + layout.VIRTIO_QUEUE_NOTIFY, 4, eventfd, queue)
-            for offset, size, value in device.absorbed:
-                vm.ioeventfd(slot.base + offset, size, self._nobody, value)
-            if read_only and device.page is not None:
-                vm.set_memory(first + slot.number, slot.base, device.page, read_only=True)
-
-    def _check(self, kvm: Kvm) -> None:
-        missing = [name for name, number in NEEDED.items() if not kvm.check_extension(number)]
-        if missing:
-            raise Unsupported(f"this KVM lacks {', '.join(missing)}", subject="kvm", hint="Linux 4.12 or newer")
-        most = kvm.check_extension(uapi.KVM_CAP_MAX_VCPUS)
-        if self.vcpu_count > most:
-            raise Invalid(f"{self.vcpu_count} vCPUs: this KVM can do {most}", subject="vcpus")
-
-    def _create_vcpus(self, kvm: Kvm, vm: Vm) -> None:
-        supported = kvm.supported_cpuid()
-        deadline = bool(kvm.check_extension(uapi.KVM_CAP_TSC_DEADLINE_TIMER))
-        for index in range(self.vcpu_count):
-            vcpu = vm.create_vcpu(index)
-            vcpu.set_cpuid(plan_cpuid(supported, index, self.vcpu_count, tsc_deadline=deadline))
-            apply_reset(vcpu)
+        place_slots(self._kvm, vm, self.memory, zip(self.slots, self._devices, strict=True), self._nobody)
+        for index, vcpu in enumerate(create_vcpus(self._kvm, vm, self.vcpu_count)):
             self.vcpus.append(VcpuThread(index, vcpu, self.pio, self.mmio, self))
 
     def enter_at(self, *entries: Entry) -> None:

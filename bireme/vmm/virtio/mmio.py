@@ -74,7 +74,7 @@ class Backend(Protocol):
 
 
 class Slot(Protocol):
-    """What a place in the machine has (machine.Slot)."""
+    """What a place in the machine has (vmm.slot.Slot)."""
 
     @property
     def irq(self) -> int: ...

@@ -12,9 +12,10 @@ import pytest
 from bireme.errors import Conflict, Invalid
 from bireme.vmm import layout
 from bireme.vmm.irq import signal
-from bireme.vmm.machine import Machine, MachineEnd, Slot
+from bireme.vmm.machine import Machine, MachineEnd
 from bireme.vmm.plan import MAX_VCPUS
 from bireme.vmm.registers import Entry
+from bireme.vmm.slot import Slot
 
 PLACE = 0x1000
 Build = Callable[..., Machine]
