@@ -14,7 +14,7 @@ import pytest
 
 from tests.source.tree import ROOT, python_files, relative, syntax
 
-SMALL_ROOMS = ("supervisor", "runtime", "linux", "wire", "oci")
+SMALL_ROOMS = ("supervisor", "runtime", "vmm", "linux", "wire", "oci")
 ENGINE_ONLY = {"bireme/oci/image_spec.py"}
 """Of the small rooms, but imported by image/ alone."""
 HEAVY = {
@@ -91,7 +91,12 @@ def test_small_rooms_name_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     ("program", "most"),
-    [("bireme.supervisor.keeper", 100), ("bireme.supervisor.main", 175), ("bireme.runtime.main", 120)],
+    [
+        ("bireme.supervisor.keeper", 100),
+        ("bireme.supervisor.main", 175),
+        ("bireme.runtime.main", 120),
+        ("bireme.vmm.child", 190),
+    ],
 )
 def test_small_programs_load_few_modules(program: str, most: int) -> None:
     code = f"import sys; import {program}; print('\\n'.join(sys.modules))"
