@@ -6,13 +6,15 @@ more in proportion. What counts are the ratios.
 
 from __future__ import annotations
 
+from bench import vmm
 from tests.guest.__main__ import run_inside
 from tests.guest.peer import peer_disk
 
 TIMEOUT_S = 3000.0
 
 
-def run(cases: list[str]) -> int:
-    """Measure `cases` of bench/vmm.py (all when empty); the exit code of the run."""
-    files = run_inside({"program": ["-m", "bench.vmm", *cases]}, [peer_disk()], TIMEOUT_S)
+def run(arguments: list[str]) -> int:
+    """Measure: arguments as of bench/vmm.py; the exit code of the run."""
+    vmm.parse(arguments)
+    files = run_inside({"program": ["-m", "bench.vmm", *arguments]}, [peer_disk()], TIMEOUT_S)
     return int(files.get("code", b"125"))

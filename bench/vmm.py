@@ -5,6 +5,7 @@ Started by `make bench BENCH=vmm` (bench/nested.py). Prints the rows and leaves 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -131,9 +132,9 @@ def _ratio(mine: Series, other: Series) -> Ratio | str:
 def take_turns(
     turns: int, measure: Callable[[Subject], dict[str, float]], subjects: tuple[Subject, ...] = SUBJECTS
 ) -> dict[str, dict[str, list[float]]]:
-    """figure -> subject -> values; a first turn of each is not counted."""
+    """figure -> subject -> values; with three turns or more a first one is not counted."""
     taken: dict[str, dict[str, list[float]]] = {}
-    for turn in range(-1, turns):
+    for turn in range(-1 if turns > 2 else 0, turns):
         for subject in subjects:
             for name, value in measure(subject).items():
                 if turn >= 0:
@@ -303,7 +304,19 @@ def setup_of(work: str, kernel: Path, initrd: Path, disk: Path) -> Setup:
     return setup._replace(vcpus=2 if work == "exits" else 1)
 
 
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench vmm", description="our monitor beside QEMU's machines")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"any of {', '.join(CASES)} (all)")
+    parser.add_argument("--turns", type=int, default=0, help="turns of each subject (the case's own number)")
+    parser.add_argument("--kernel", choices=["cloud", "generic"], default="cloud", help="Debian's kernel (cloud)")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.cases) - set(CASES):
+        parser.error(f"no such case: {', '.join(sorted(unknown))}")
+    return options
+
+
 def main(arguments: list[str]) -> int:
+    options = parse(arguments)
     lines: list[Line] = []
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/dev/shm") as name:
         directory = Path(name)
@@ -311,11 +324,11 @@ def main(arguments: list[str]) -> int:
         disk = directory / "disk"
         disk.write_bytes(os.urandom(1 << 20) * (DISK_BYTES >> 20))
         make_tap()
-        kernel, initrd = make_files(directory, os.environ.get("BIREME_BENCH_KERNEL", "cloud"))
-        for case in arguments or CASES:
+        kernel, initrd = make_files(directory, options.kernel)
+        for case in options.cases or CASES:
             measure, work, turns = CASES[case]
             try:
-                for line in measure(setup_of(work, kernel, initrd, disk), turns):
+                for line in measure(setup_of(work, kernel, initrd, disk), options.turns or turns):
                     lines.append(line)
                     show(line)
             except (RuntimeError, KeyError) as error:
