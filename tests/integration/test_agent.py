@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bireme.wire.agent import GuestConfig
 from tests.support.agents import machine, pipes, sh
 from tests.support.guestconfig import guest_config, process
 from tests.support.rootfs import make_busybox_root
@@ -309,3 +312,144 @@ def test_a_terminal_that_is_closed_hangs_up(tmp_path: Path, root: Path) -> None:
         end = bench.said("ended")
         assert end is not None
         assert end["code"] == 4
+
+
+def test_an_interface_is_found_by_its_address(tmp_path: Path, root: Path) -> None:
+    interfaces = [
+        {
+            "name": "eth0",
+            "mac": "02:00:00:00:00:17",
+            "address": "10.9.0.2",
+            "prefix_len": 24,
+            "gateway": "10.9.0.1",
+            "mtu": 1400,
+        }
+    ]
+    before = "ip link add wrong type bridge; ip link add x7 address 02:00:00:00:00:17 type bridge"
+    config = guest_config(process=sh("ip -o addr show eth0; ip route; ip link show eth0"), interfaces=interfaces)
+    with machine(tmp_path, root, config, before) as bench:
+        bench.until(lambda: bench.said("ended") or bench.said("failed"))
+        bench.turn()
+        output = bench.output.decode()
+    assert "inet 10.9.0.2/24 brd 10.9.0.255" in output, bench.messages
+    assert "default via 10.9.0.1 dev eth0" in output
+    assert "mtu 1400" in output
+    assert "UP" in output
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"address": "10.9.0"}, "configure eth0: invalid argument"),
+        ({"prefix_len": 33}, "configure eth0: invalid argument"),
+        ({"gateway": "10.8.0.1"}, "configure eth0: network is unreachable"),
+        ({"name": "x" * 20}, "configure xxxxxxxxxxxxxxxxxxxx: "),
+    ],
+)
+def test_an_interface_that_cannot_be_configured(tmp_path: Path, root: Path, changes: dict[str, Any], text: str) -> None:
+    interface = {
+        "name": "eth0",
+        "mac": "02:00:00:00:00:17",
+        "address": "10.9.0.2",
+        "prefix_len": 24,
+        "gateway": "",
+        "mtu": 1400,
+    }
+    before = "ip link add x7 address 02:00:00:00:00:17 type bridge"
+    with machine(tmp_path, root, guest_config(interfaces=[interface | changes]), before) as bench:
+        bench.until(lambda: bench.said("failed"))
+        failed = bench.said("failed")
+        assert failed is not None
+        assert failed["stage"] == "network"
+        assert text in failed["message"]
+
+
+def disk(path: Path, command: list[str]) -> str:
+    """A loop device of an image that `command` fills; it goes with its last user."""
+    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(["losetup", "--find", "--show", path], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def disks(tmp_path: Path, root: Path) -> Iterator[tuple[str, str, str]]:
+    """Loop devices: an upper layer that hides a file, the image, and a writable disk."""
+    layer = tmp_path / "layer"
+    (layer / "etc").mkdir(parents=True)
+    os.mknod(layer / "etc/group", 0o20000, os.makedev(0, 0))
+    (layer / "etc/new").write_text("layer\n")
+    writable = tmp_path / "writable"
+    with open(writable, "wb") as file:
+        file.truncate(16 << 20)
+    found = (
+        disk(tmp_path / "layer.erofs", ["mkfs.erofs", str(tmp_path / "layer.erofs"), str(layer)]),
+        disk(tmp_path / "root.erofs", ["mkfs.erofs", str(tmp_path / "root.erofs"), str(root)]),
+        disk(writable, ["mkfs.ext4", "-q", str(writable)]),
+    )
+    yield found
+    for device in found:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+def disk_config(disks: tuple[str, str, str], script: str, *, read_only: bool = False) -> GuestConfig:
+    layer, image, writable = disks
+    return guest_config(
+        process=sh(script),
+        root={
+            "lower": [{"device": layer, "type": "erofs"}, {"device": image, "type": "erofs"}],
+            "upper": {"device": writable, "type": "ext4"},
+            "read_only": read_only,
+        },
+    )
+
+
+def test_the_root_is_made_of_disks(tmp_path: Path, disks: tuple[str, str, str]) -> None:
+    script = "cat /etc/new; ls /etc/group 2>&1; cat /kept 2>/dev/null; echo kept > /kept; stat -c %a /"
+    outputs = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        with machine(tmp_path / name, None, disk_config(disks, script)) as bench:
+            bench.until(lambda bench=bench: bench.said("ended") or bench.said("failed"))
+            bench.until(lambda bench=bench: bench.link._session.lost)
+            outputs.append(bench.output.decode())
+            assert bench.said("ended"), bench.messages
+            stats = bench.link.describe()
+            assert stats["state"] == "ended"
+    gone = "layer\nls: /etc/group: No such file or directory\n"
+    assert outputs == [f"{gone}755\n", f"{gone}kept\n755\n"]
+
+
+def test_a_full_disk_is_the_guest_s_error(tmp_path: Path, disks: tuple[str, str, str]) -> None:
+    script = "dd if=/dev/zero of=/big bs=1M count=100 2>&1 | grep -c 'No space left'; echo alive"
+    with machine(tmp_path, None, disk_config(disks, script)) as bench:
+        bench.until(lambda: bench.said("ended") or bench.said("failed"))
+        bench.turn()
+        assert bench.output == b"1\nalive\n", bench.messages
+
+
+def test_stats_tell_of_the_writable_disk(tmp_path: Path, disks: tuple[str, str, str]) -> None:
+    with machine(tmp_path, None, disk_config(disks, "sleep 60")) as bench:
+        bench.until(lambda: bench.said("running") or bench.said("failed"))
+        stats = bench.client().ok("stats")
+        assert 0 < stats["disk_free_bytes"] < stats["disk_total_bytes"] <= 16 << 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "stage", "text"),
+    [
+        ({"lower": []}, "disk", "the machine has no root file system"),
+        (
+            {"lower": [{"device": "/dev/null", "type": "erofs"}]},
+            "disk",
+            "mount /dev/null as erofs: block device required",
+        ),
+        ({"lower": [{"device": "/dev/null", "type": "nosuch"}]}, "disk", "mount /dev/null as nosuch: no such device"),
+    ],
+)
+def test_disks_that_are_none(tmp_path: Path, changes: dict[str, Any], stage: str, text: str) -> None:
+    config = guest_config(root={"lower": [], "upper": None, "read_only": False} | changes)
+    with machine(tmp_path, None, config) as bench:
+        bench.until(lambda: bench.said("failed"))
+        failed = bench.said("failed")
+        assert failed is not None
+        assert (failed["stage"], failed["message"]) == (stage, text)

@@ -103,9 +103,11 @@ class Session:
         self._flush()
 
     def _flush(self) -> None:
-        if self._queued and self._connection is not None:
-            count = self._connection.send(bytes(self._queued[: self._connection.sendable]))
-            del self._queued[:count]
+        while self._queued and self._connection is not None:
+            room = self._connection.sendable
+            if not room:
+                return
+            del self._queued[: self._connection.send(bytes(self._queued[:room]))]
 
     def _expire(self, rid: int) -> None:
         asked = self._asked.pop(rid)

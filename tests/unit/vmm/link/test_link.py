@@ -267,6 +267,17 @@ def test_an_exec(bench: Linked, fake: FakeAgent) -> None:
         os.close(fd)
 
 
+def test_a_request_longer_than_the_window_is_sent_as_room_comes(bench: Linked, fake: FakeAgent) -> None:
+    fake.boot()
+    client = bench.client()
+    env = [f"V{number}=" + "x" * 1000 for number in range(100)]
+    _, reading = exec_(client, bench, process=process(["x"], env=env))
+    _, fields = fake.wait(Kind.EXEC)
+    assert fields["process"]["env"] == env
+    for fd in reading:
+        os.close(fd)
+
+
 def test_an_exec_that_could_not_start_leaves_nothing(bench: Linked, fake: FakeAgent) -> None:
     fake.boot()
     client = bench.client()
