@@ -12,8 +12,8 @@ process ends when main does: the request socket reads as closed, and SIGKILL fol
 that changes credentials clears that; then the pid namespace, of which main is pid 1, takes its place).
 A device process that ends first makes `pidfd` readable: the machine cannot go on without it.
 
-Forking an interpreter is cheap in memory as long as the child writes little: the collector is told to leave the pages
-of everything that exists before the fork alone (`gc.freeze`).
+Forking an interpreter is cheap in memory as long as neither side writes to what they share: the collector, which marks
+every object it looks at, is told to leave alone what exists before the fork (`gc.freeze`), in main too and for good.
 """
 
 from __future__ import annotations
@@ -90,7 +90,6 @@ class Worker:
         pid = process.fork()
         if pid == 0:
             self._live(main)
-        gc.unfreeze()
         self.pid = pid
         self.pidfd = process.pidfd_open(pid)
         self._their_requests.close()
