@@ -105,11 +105,11 @@ def to_wire(error: BaseException) -> dict[str, str]:
 
 
 def from_wire(data: dict[str, str]) -> BiremeError:
-    """The error that `to_wire` described; an unknown kind becomes Internal."""
-    cls = _KINDS.get(data.get("kind", ""), Internal)
+    """The error that `to_wire` described; an unknown kind becomes Internal. Whatever stands there becomes text."""
+    cls = _KINDS.get(str(data.get("kind", "")), Internal)
     return cls(
-        data.get("message", "unknown error"),
-        subject=data.get("subject", ""),
-        place=data.get("place", ""),
-        hint=data.get("hint", ""),
+        str(data.get("message", "unknown error")),
+        subject=str(data.get("subject", "")),
+        place=str(data.get("place", "")),
+        hint=str(data.get("hint", "")),
     )

@@ -260,9 +260,10 @@ def refused(message: Mapping[str, Any]) -> Refused | None:
     described = message.get("error")
     if described is None:
         return None
-    if not isinstance(described, dict):
+    number = described.get("errno", 0) if isinstance(described, dict) else None
+    if not isinstance(described, dict) or not isinstance(number, int):
         return Refused(Internal("malformed error reply", place="supervision"), "", 0)
-    return Refused(from_wire(described), str(described.get("stage", "")), int(described.get("errno", 0)))
+    return Refused(from_wire(described), str(described.get("stage", "")), number)
 
 
 def kind_of(row: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from bireme.drivers.microvm import config as machines
 from bireme.drivers.microvm import refusals
 from bireme.drivers.microvm.control import PATIENCE_S, MachineControl
 from bireme.drivers.microvm.execs import ExecTable
+from bireme.drivers.microvm.inside import process_rows
 from bireme.drivers.microvm.limits import check_limits, memory_of, resources, resources_for_update
 from bireme.drivers.supervised.driver import SupervisedDriver, to_started
 from bireme.drivers.supervised.supervisor import SupervisorConnection
@@ -126,9 +127,14 @@ class MicrovmDriver(SupervisedDriver):
             raise Conflict(f"container {identity} is not running", subject=identity)
         return control
 
-    def _told(self, control: MachineControl, message: Mapping[str, Any]) -> None:
-        if message.get("event") == "exec_exited" and not self._execs.ended(message):
-            control.post_soon("exec_acknowledge", exec_id=message["exec_id"])
+    def _told(self, control: MachineControl, message: Mapping[str, Any]) -> bool:
+        identity = message.get("exec_id")
+        if message.get("event") != "exec_exited" or not isinstance(identity, str):
+            return False
+        if self._execs.ended(identity, message):
+            return True
+        control.post_soon("exec_acknowledge", exec_id=identity)
+        return False
 
     # Driver
 
@@ -259,30 +265,23 @@ class MicrovmDriver(SupervisedDriver):
     async def processes(self, instance: InstanceId) -> list[ProcessRow]:
         """As the agent sees them: pids are the machine's."""
         answer = await self._control(instance).call("processes")
-        return [
-            ProcessRow(
-                pid=row["pid"],
-                ppid=row["ppid"],
-                uid=row["uid"],
-                command=row["command"],
-                started_at_ns=row["started_at_ns"],
-                cpu_ns=row["cpu_ns"],
-                terminal=row["tty"] or "?",
-            )
-            for row in answer["processes"]
-        ]
+        return process_rows(answer.get("processes"))
 
     async def update(self, instance: InstanceId, spec: InstanceSpec) -> None:
         """Limits of the cgroup; memory and vCPUs are what the machine was started with."""
         check_limits(spec.limits)
-        machine = (await self._control(instance).call("explain"))["machine"]
-        if machine["memory_bytes"] != memory_of(spec.limits):
+        if await self._memory(instance) != memory_of(spec.limits):
             raise Unsupported(
                 "the memory of a running microvm cannot be changed",
                 subject=instance,
                 hint="stop it, update it, start it",
             )
         await self._supervisor.retried("update", id=instance, limits=resources_for_update(spec.limits))
+
+    async def _memory(self, instance: InstanceId) -> int:
+        answer = await self._control(instance).call("explain")
+        machine = answer.get("machine")
+        return int(machine.get("memory_bytes", 0)) if isinstance(machine, dict) else 0
 
     async def explain(self, instance: InstanceId) -> Mapping[str, Any]:
         answer, _ = await self._supervisor.retried("explain", id=instance)

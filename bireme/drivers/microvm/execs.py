@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bireme.drivers.microvm.control import MachineControl
+from bireme.drivers.microvm.inside import exec_status
 from bireme.drivers.supervised.channel import LaunchRefused
-from bireme.drivers.supervised.driver import to_status
 from bireme.drivers.supervised.link import start_error
 from bireme.errors import Conflict, NotFound
 from bireme.instance.driver import ExecStarted, ExitStatus, Streams
@@ -54,15 +54,16 @@ class ExecTable:
             raise
         finally:
             close_quietly(*theirs)
-        return ExecStarted(pid=answer["pid"], streams=ours)
+        pid = answer.get("pid")
+        return ExecStarted(pid=pid if isinstance(pid, int) else 0, streams=ours)
 
-    def ended(self, message: Mapping[str, Any]) -> bool:
-        """An event; False when nobody waits for this exec."""
-        run = self._runs.get(message["exec_id"])
-        if run is None:
+    def ended(self, exec_id: str, message: Mapping[str, Any]) -> bool:
+        """An event; False when nobody waits for this exec, or it makes no sense."""
+        run, status = self._runs.get(exec_id), exec_status(message)
+        if run is None or status is None:
             return False
         if not run.ending.done():
-            run.ending.set_result(to_status(message))
+            run.ending.set_result(status)
         return True
 
     def instance_ended(self, identity: InstanceId, at_ns: int) -> None:

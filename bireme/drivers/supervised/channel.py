@@ -19,6 +19,10 @@ from bireme.wire import supervision
 
 log = logging.getLogger(__name__)
 SEND_BUFFER_BYTES = 1 << 20
+MESSAGES_PER_TURN = 64
+"""Then the event loop does something else: nobody may keep it busy by talking."""
+MAX_QUEUED = 4096
+"""Requests that wait for the other side to read; more fail."""
 
 Event = dict[str, Any]
 Answer = tuple[dict[str, Any], list[int]]
@@ -42,12 +46,18 @@ class Channel:
     """One connection at a time; `peer` is what error texts call the other side."""
 
     def __init__(
-        self, path: str, peer: str, on_event: Callable[[Event], None], on_lost: Callable[[], None] = lambda: None
+        self,
+        path: str,
+        peer: str,
+        on_event: Callable[[Event], None],
+        on_lost: Callable[[], None] = lambda: None,
+        max_queued: int = MAX_QUEUED,
     ) -> None:
         self.path = path
         self._peer = peer
         self._on_event = on_event
         self._on_lost = on_lost
+        self._max_queued = max_queued
         self._socket: socket.socket | None = None
         self._pending: dict[int, asyncio.Future[Answer]] = {}
         self._outgoing: deque[supervision.Packet] = deque()
@@ -90,7 +100,7 @@ class Channel:
         message, received = await self.post(op, fds, **fields)
         refused = supervision.refused(message)
         if refused is None:
-            return message.get("ok") or {}, received
+            return _fields(message.get("ok")), received
         close_quietly(*received)
         if refused.stage:
             raise LaunchRefused(refused.error, refused.stage, refused.errno)
@@ -115,6 +125,9 @@ class Channel:
 
     def _queue(self, packet: supervision.Packet) -> None:
         """Keep a message for later, with duplicates of its descriptors: the caller closes its own."""
+        if len(self._outgoing) >= self._max_queued:
+            close_quietly(*packet.owned)
+            raise Unavailable(f"{self._peer} does not listen", place=self.path)
         kept = tuple(os.dup(fd) for fd in packet.fds)
         close_quietly(*packet.owned)
         self._outgoing.append(supervision.Packet(packet.data, kept, kept))
@@ -135,7 +148,9 @@ class Channel:
             asyncio.get_running_loop().remove_writer(self._socket.fileno())
 
     def _readable(self) -> None:
-        while self._socket is not None:
+        for _ in range(MESSAGES_PER_TURN):
+            if self._socket is None:
+                return
             try:
                 data, fds = recv_fds(self._socket, supervision.RECEIVE_SIZE)
             except BlockingIOError:
@@ -159,7 +174,8 @@ class Channel:
             close_quietly(*fds)
             self._on_event(message)
             return
-        future = self._pending.get(message.get("rid", -1))
+        rid = message.get("rid")
+        future = self._pending.get(rid) if isinstance(rid, int) else None
         if future is None or future.done():
             close_quietly(*fds)
             return
@@ -188,6 +204,10 @@ class Channel:
     def close(self) -> None:
         """Hang up; pending requests fail. Does not call `on_lost`."""
         self._forget()
+
+
+def _fields(answer: object) -> dict[str, Any]:
+    return answer if isinstance(answer, dict) else {}
 
 
 def read_and_close(fd: int, limit: int) -> bytes:
