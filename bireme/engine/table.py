@@ -1,7 +1,8 @@
 """All instances of this engine: in memory for every question, in the database for the next engine.
 
-Create and remove wait for a durable commit. Run state is marked dirty and written in batches a few milliseconds later:
-the supervisor holds the truth of running instances until `settle`, so an engine killed before the batch loses nothing.
+Create and remove wait for a durable commit. Run state is marked dirty and written in batches a moment later: the
+supervisor holds the truth of running instances until `settle`, so an engine killed before the batch loses nothing, and
+what lives shorter than that is never written (nor settled: its removal tells the supervisor as much).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from bireme.engine.record import Definition, Instance, RunState
 from bireme.errors import Conflict, Invalid, NotFound
 from bireme.instance.spec import InstanceId
 
-FLUSH_DELAY_S = 0.02
+FLUSH_DELAY_S = 0.1
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 _encoder = msgspec.json.Encoder()
 _definition = msgspec.json.Decoder(Definition)

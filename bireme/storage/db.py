@@ -1,10 +1,13 @@
 """The engine's database: SQLite in WAL mode, one thread that commits, grouped.
 
 A commit with synchronous=FULL costs one flush of the disk however many statements it holds. So writers put their
-statements in a queue and get a future; the one committing thread takes all that is queued, runs each submission inside
-a savepoint of its own (one that fails takes nobody with it), commits once, and then resolves the futures. A group in
-which nobody asked for durability commits with synchronous=NORMAL: it survives every process's death and may be lost
-with the power, never torn.
+statements in a queue and get a future; the one committing thread takes all that is queued, runs it in one transaction,
+commits once, and then resolves the futures. When something fails, each submission of the group is tried again alone, so
+that one which fails takes nobody with it. A group in which nobody asked for durability commits with synchronous=NORMAL:
+it survives every process's death and may be lost with the power, never torn.
+
+Each statement given to sqlite3 is a hand-over of the interpreter lock in both directions, beside an event loop that
+wants it too: so there are no savepoints, and a single statement is its own transaction.
 
 Readers have a connection of their own; WAL lets them read while a commit is under way, and a read that starts after a
 future resolved sees its rows.
@@ -128,40 +131,39 @@ class Database:
                 return
 
     def _commit(self, group: list[_Submission]) -> None:
-        failed: dict[int, BiremeError] = {}
+        """Commit all of them together; when that fails, each alone."""
+        error = self._transact(group) if group else None
+        if error is not None and len(group) > 1:
+            for submission in group:
+                self._commit([submission])
+            return
+        for submission in group:
+            if error is None:
+                submission.future.set_result(None)
+            else:
+                submission.future.set_exception(error)
+
+    def _transact(self, group: list[_Submission]) -> BiremeError | None:
+        """Run the statements of a group as one transaction; the error that undid it."""
+        statements = [statement for submission in group for statement in submission.statements]
         try:
             self._set_durability(any(s.durable for s in group))
-            self._writer.execute("begin immediate")
-            for index, submission in enumerate(group):
-                if error := self._apply(submission.statements):
-                    failed[index] = error
-            self._writer.execute("commit")
-        except (sqlite3.Error, BiremeError) as error:
-            self._rollback()
-            shown = error if isinstance(error, BiremeError) else _translate(error, self._path)
-            failed = dict.fromkeys(range(len(group)), shown)
-        for index, submission in enumerate(group):
-            if index in failed:
-                submission.future.set_exception(failed[index])
+            if len(statements) == 1:
+                self._run_all(statements)
             else:
-                submission.future.set_result(None)
-
-    def _apply(self, statements: tuple[Statement, ...]) -> BiremeError | None:
-        """Run one submission in its savepoint; the error that undid it alone, or raise the one that ends the group."""
-        self._writer.execute("savepoint one")
-        try:
-            for sql, args in statements:
-                self._writer.execute(sql, tuple(args))
+                self._writer.execute("begin immediate")
+                self._run_all(statements)
+                self._writer.execute("commit")
         except (sqlite3.Error, sqlite3.Warning, TypeError, ValueError, OverflowError) as error:
+            self._rollback()
             shown = _translate(error, self._path)
             shown.__cause__ = error
-            if not self._writer.in_transaction:
-                raise shown from error
-            self._writer.execute("rollback to one")
-            self._writer.execute("release one")
             return shown
-        self._writer.execute("release one")
         return None
+
+    def _run_all(self, statements: Sequence[Statement]) -> None:
+        for sql, args in statements:
+            self._writer.execute(sql, tuple(args))
 
     def _set_durability(self, full: bool) -> None:
         if full != self._full:
