@@ -20,9 +20,9 @@ from bireme.instance.spec import InstanceSpec, Mount, ProcessSpec
 from bireme.oci.runtime_spec import VERSION, CapabilitySets, Config, Device, Namespace, Process
 from bireme.oci.runtime_spec import Mount as OciMount
 from bireme.runtime import defaults
-from bireme.runtime.plan import ExecPlan, Interface, LaunchPlan, RootPlan, plan_exec, plan_launch
+from bireme.runtime.plan import ExecPlan, Interface, LaunchPlan, NetworkPlan, RootPlan, plan_exec, plan_launch
 
-__all__ = ["Host", "check", "plan_exec_process", "plan_instance", "resources"]
+__all__ = ["Host", "check", "plan_exec_process", "plan_instance", "plan_network", "resources"]
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,8 +42,8 @@ def uses_userns(spec: InstanceSpec, host: Host) -> bool:
     return host.userns and not shared and not spec.security.privileged
 
 
-def check(placement: Placement, host: Host) -> None:
-    """Raise for a spec that could not start; called when it is created."""
+def check(placement: Placement, host: Host) -> LaunchPlan:
+    """The plan of an instance that is created; raises for a spec that could not start."""
     spec = placement.spec
     for kind in ("user", "pid", "ipc", "uts", "cgroup"):
         value = getattr(spec.namespaces, kind)
@@ -59,7 +59,7 @@ def check(placement: Placement, host: Host) -> None:
                 f'invalid mount config for type "bind": bind source path does not exist: {mount.source}',
                 subject=mount.source,
             )
-    plan_instance(placement, host)
+    return plan_instance(placement, host)
 
 
 def plan_instance(placement: Placement, host: Host) -> LaunchPlan:
@@ -74,7 +74,13 @@ def plan_instance(placement: Placement, host: Host) -> LaunchPlan:
         seccomp="default" if _default_seccomp(spec) else "",
         init=host.init_path if spec.init else "",
     )
-    plan["network"] = {
+    plan["network"] = plan_network(placement)
+    return plan
+
+
+def plan_network(placement: Placement) -> NetworkPlan:
+    """The part of the plan that is known only when an instance starts."""
+    return {
         "interfaces": [
             Interface(
                 name=e.interface,
@@ -88,7 +94,6 @@ def plan_instance(placement: Placement, host: Host) -> LaunchPlan:
             for e in placement.endpoints
         ]
     }
-    return plan
 
 
 def _root(placement: Placement, host: Host, userns: bool) -> RootPlan:

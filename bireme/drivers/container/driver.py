@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bireme.drivers.container import config as oci
+from bireme.drivers.container.plans import Plans
 from bireme.drivers.supervised.driver import SupervisedDriver, to_started, to_status
 from bireme.drivers.supervised.limits import for_update
 from bireme.drivers.supervised.link import LaunchRefused, start_error
@@ -27,6 +28,7 @@ class ContainerDriver(SupervisedDriver):
     def __init__(self, supervisor: SupervisorConnection, host: oci.Host) -> None:
         super().__init__(supervisor)
         self._host = host
+        self._plans = Plans()
         self._execs: dict[str, asyncio.Future[ExitStatus]] = {}
 
     def claims(self) -> list[str]:
@@ -41,10 +43,10 @@ class ContainerDriver(SupervisedDriver):
     # Driver
 
     async def create(self, placement: Placement) -> None:
-        oci.check(placement, self._host)
+        self._plans.keep(placement, oci.check(placement, self._host))
 
     async def start(self, placement: Placement) -> Started:
-        plan = oci.plan_instance(placement, self._host)
+        plan = self._plans.take(placement) or oci.plan_instance(placement, self._host)
         return to_started(await self._launch(placement, plan, oci.resources(placement.spec)))
 
     # Exec
