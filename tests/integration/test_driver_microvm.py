@@ -11,15 +11,16 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from bireme.daemon.config import Config
 from bireme.daemon.ending import end_without_engine
 from bireme.daemon.keeper import ensure_keeper, read_pid, wait_gone
 from bireme.drivers.microvm.driver import MicrovmDriver, Stores
-from bireme.errors import Conflict, Deadline
+from bireme.errors import Conflict, Deadline, Unsupported
 from bireme.instance.driver import StartError
-from bireme.instance.spec import ExecId, ProcessSpec
+from bireme.instance.spec import ExecId, Limits, ProcessSpec
 from tests.suites.driver import DriverContract, Harness
 from tests.support.machines import FAKE
 from tests.support.microvm import Place, make_stores, microvm_harness
@@ -154,6 +155,24 @@ class TestMicrovmDriver(DriverContract):
                 assert {row["name"] for row in explained["jail"]} >= {"bireme-vmm"}
                 stat = await driver.stats(placement.id)
                 assert stat.memory_limit_bytes == (512 + 128) << 20
+            await h.finish(placement)
+
+        self.drive(scenario)
+
+    def test_limits_of_the_cgroup_can_change_and_memory_cannot(self) -> None:
+        async def scenario(h: Harness) -> None:
+            driver: Any = h.driver
+            placement = await h.running(limits=Limits(memory_bytes=256 << 20))
+            before = await driver.stats(placement.id)
+            assert before.memory_limit_bytes == (256 + 128) << 20
+            more = Limits(memory_bytes=256 << 20, cpu_quota_us=50_000, cpu_period_us=100_000)
+            await driver.update(placement.id, msgspec.structs.replace(placement.spec, limits=more))
+            assert (await driver.stats(placement.id)).cpu_periods >= 0
+            grown = msgspec.structs.replace(placement.spec, limits=Limits(memory_bytes=512 << 20))
+            with pytest.raises(Unsupported, match="memory of a running microvm"):
+                await driver.update(placement.id, grown)
+            with pytest.raises(Unsupported, match="pids-limit"):
+                await driver.update(placement.id, msgspec.structs.replace(placement.spec, limits=Limits(pids=5)))
             await h.finish(placement)
 
         self.drive(scenario)
