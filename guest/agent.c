@@ -154,7 +154,7 @@ static void flush(void)
 
 static void queue(const uint8_t *data, size_t size)
 {
-	if (control.out_start + control.out_size + size > control.out_room) {
+	if (control.out_start && control.out_start + control.out_size + size > control.out_room) {
 		memmove(control.out, control.out + control.out_start, control.out_size);
 		control.out_start = 0;
 	}

@@ -1,4 +1,8 @@
-"""The agent of a microVM in namespaces of this machine, connected to a link in the test's process."""
+"""The agent of a microVM in namespaces of this machine, connected to a link in the test's process.
+
+BIREME_TEST_AGENT names another build of it, one with sanitizers:
+    gcc -g -fsanitize=address,undefined -o agent guest/agent*.c
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ NAMESPACES = ("--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--mount-
 @contextlib.contextmanager
 def agent(socket_path: str, root: Path | None, before: str = "") -> Iterator[subprocess.Popen[bytes]]:
     """The program, as process 1 of new namespaces; `before` is a shell script that runs in them first."""
-    program = agent_path()
+    program = os.environ.get("BIREME_TEST_AGENT") or agent_path()
     if not program:
         pytest.fail("the agent is not built: make -C guest")
     command: Sequence[str] = [program, "--socket", socket_path] + (["--root", str(root)] if root else [])
