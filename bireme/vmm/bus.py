@@ -9,7 +9,7 @@ Look-up is one dictionary by address for small windows (ports) and one by page f
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from bireme.vmm.layout import PAGE
 
@@ -25,13 +25,21 @@ class BusDevice(Protocol):
     def write(self, offset: int, size: int, value: int) -> None: ...
 
 
-class Claim(NamedTuple):
-    """A device's window."""
+class Claim:
+    """A device's window, and how often the guest came."""
 
-    base: int
-    size: int
-    device: BusDevice
-    name: str
+    __slots__ = ("base", "device", "name", "reads", "size", "writes")
+
+    def __init__(self, base: int, size: int, device: BusDevice, name: str) -> None:
+        self.base = base
+        self.size = size
+        self.device = device
+        self.name = name
+        self.reads = 0
+        self.writes = 0
+
+    def describe(self) -> dict[str, object]:
+        return {"name": self.name, "base": self.base, "size": self.size, "reads": self.reads, "writes": self.writes}
 
 
 class Bus:
@@ -70,6 +78,7 @@ class Bus:
             self.unclaimed_reads += 1
             self._count(address)
             return (1 << 8 * size) - 1
+        claim.reads += 1
         return claim.device.read(address - claim.base, size) & ((1 << 8 * size) - 1)
 
     def write(self, address: int, size: int, value: int) -> None:
@@ -78,6 +87,7 @@ class Bus:
             self.unclaimed_writes += 1
             self._count(address)
             return
+        claim.writes += 1
         claim.device.write(address - claim.base, size, value)
 
     def _count(self, address: int) -> None:
@@ -87,7 +97,7 @@ class Bus:
     def describe(self) -> dict[str, object]:
         """Windows by name, and what went to nobody by address (the first 64 addresses)."""
         return {
-            "windows": [{"name": claim.name, "base": claim.base, "size": claim.size} for claim in self.claims],
+            "windows": [claim.describe() for claim in self.claims],
             "unclaimed_reads": self.unclaimed_reads,
             "unclaimed_writes": self.unclaimed_writes,
             "unclaimed": {f"{address:#x}": count for address, count in sorted(self.unclaimed.items())},

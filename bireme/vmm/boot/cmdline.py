@@ -4,8 +4,7 @@ A word is here because a distribution's kernel would otherwise probe (each port 
 wait or allocate for hardware that this machine does not have. Nothing here is policy: mitigations, address
 randomisation and the like stay as the kernel has them.
 
-Judged and left out: `reboot=k` (the FADT's reset register is tried first and works), `i8042.*` (the FADT says there is
-none), `no_timer_check` (set by the kernel itself under KVM), `nomodule` (drivers are modules), `nokaslr` (policy),
+Judged and left out: `i8042.*` (the FADT says there is none), `no_timer_check` (set by the kernel itself under KVM), `nomodule` (drivers are modules), `nokaslr` (policy),
 `clocksource=` (the KVM clock is the default), `lpj=` (known from the TSC's frequency).
 """
 
@@ -19,6 +18,10 @@ MAX_BYTES = 2047
 WORDS = (
     ("quiet", "one exit per byte of console output"),
     ("panic=-1", "a panic restarts at once, which ends the machine instead of leaving it spinning"),
+    (
+        "reboot=a",
+        "the FADT's reset register: hardware-reduced ACPI makes x86 ask a UEFI that is not there, then the BIOS",
+    ),
     ("pci=off", "no bus to find: no look at the configuration ports, no scan for slots"),
     (
         "tsc=reliable",

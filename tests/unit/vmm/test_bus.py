@@ -27,6 +27,7 @@ def test_a_device_sees_offsets(base: int, size: int) -> None:
     assert bus.read(base, 1) == 0x12
     bus.write(base + size - 1, 1, 7)
     assert device.seen == [(0, 1), (size - 1, 1, 7)]
+    assert bus.describe()["windows"] == [{"name": "device", "base": base, "size": size, "reads": 1, "writes": 1}]
 
 
 def test_nobody_answers_with_ones_and_it_is_counted() -> None:
