@@ -97,7 +97,7 @@ class Execs:
 
     def rows(self) -> list[vmcontrol.ExecRow]:
         """All of them, for hello."""
-        return [row for process in self._by_name.values() if (row := self._row(process)) is not None and row["pid"]]
+        return [row for process in self._by_name.values() if process.runs and (row := self._row(process)) is not None]
 
     def _row(self, process: Process) -> vmcontrol.ExecRow | None:
         identity = self._names.get(process.number)

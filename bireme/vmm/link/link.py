@@ -22,6 +22,7 @@ from bireme.vmm.link.processes import FIRST, Processes
 from bireme.vmm.link.session import GuestFailed, Session
 from bireme.wire import agent, vmcontrol
 from bireme.wire.agent import Kind
+from bireme.wire.fields import Value
 
 if TYPE_CHECKING:
     import socket
@@ -107,7 +108,7 @@ class Link:
 
     def _on_exited(self, number: int, code: int, signum: int) -> None:
         process = self._processes.get(number)
-        if process is None or not process.pid:
+        if process is None or not process.runs:
             self._session.dropped(f"the end of process {number}, which does not run")
             return
         process.exited(code, signum)
@@ -192,8 +193,9 @@ class Link:
                 request.client.send(vmcontrol.exec_exited(row))
 
     def _ask(self, request: Request, kind: Kind, **fields: Any) -> None:
+        """A question whose answer holds nothing."""
         self._check_running()
-        self._session.ask(kind, fields, request.answer)
+        self._session.ask(kind, fields, lambda result: request.answer(_bare(result)))
 
     def _exec_signal(self, request: Request, message: dict[str, Any], _fds: list[int]) -> None:
         process = self._execs.find(message["exec_id"])
@@ -217,7 +219,7 @@ class Link:
     def _list(self, request: Request, _message: dict[str, Any], _fds: list[int]) -> None:
         def answered(result: dict[str, Any] | BiremeError) -> None:
             if not isinstance(result, BiremeError):
-                rows = result.get("processes", [])
+                rows = [_only(row, vmcontrol.ProcessRow) for row in result.get("processes", [])]
                 result = {"processes": rows, "truncated": bool(result.get("truncated"))}
             request.answer(result)
 
@@ -225,7 +227,11 @@ class Link:
         self._session.ask(Kind.PROCESSES, {}, answered)
 
     def _stats(self, request: Request, _message: dict[str, Any], _fds: list[int]) -> None:
-        self._ask(request, Kind.STATS)
+        def answered(result: dict[str, Any] | BiremeError) -> None:
+            request.answer(result if isinstance(result, BiremeError) else _only(result, vmcontrol.GuestStats))
+
+        self._check_running()
+        self._session.ask(Kind.STATS, {}, answered)
 
     def _pause(self, request: Request, _message: dict[str, Any], _fds: list[int]) -> None:
         self._check_running()
@@ -283,6 +289,16 @@ class Link:
             "clients": len(self._control.clients),
             **self._processes.describe(),
         }
+
+
+def _bare(result: dict[str, Any] | BiremeError) -> dict[str, Any] | BiremeError:
+    return result if isinstance(result, BiremeError) else {}
+
+
+def _only(said: Mapping[str, Any], shape: type) -> dict[str, Any]:
+    """Of what the agent said the fields of a row; what it left out is 0 or ""."""
+    kinds = shape.__annotations__
+    return {name: said.get(name, "" if agent.FIELDS[name].value is Value.TEXT else 0) for name in kinds}
 
 
 def _size(message: Mapping[str, Any]) -> dict[str, int]:

@@ -35,6 +35,8 @@ class Process:
         self.number = number
         self.streams: dict[str, Stream] = {}
         self.tokens: Tokens = {}
+        self.runs = False
+        """Its program was executed, now or earlier."""
         self.pid = 0
         self.code = -1
         self.signal = 0
@@ -173,6 +175,7 @@ class Processes:
 
     def started(self, process: Process, pid: int) -> None:
         """Its program runs: all its streams are connected, tokens that were not used are void."""
+        process.runs = True
         process.pid = pid
         self._void(process)
 

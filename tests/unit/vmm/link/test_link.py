@@ -317,6 +317,27 @@ def test_questions_are_answered_when_the_agent_dies(bench: Linked, fake: FakeAge
     assert client.replies[rid]["error"]["kind"] == "unavailable"
 
 
+def test_answers_hold_what_was_asked_for(bench: Linked, fake: FakeAgent) -> None:
+    fake.boot()
+    client = bench.client()
+    answers: list[tuple[str, Kind, dict[str, Any]]] = [
+        ("processes", Kind.PROCESSES, {"processes": [{"pid": 5, "kernel": "x"}, {}], "stage": "x"}),
+        ("stats", Kind.STATS, {"pids": 3, "hostname": "x"}),
+        ("signal", Kind.SIGNAL, {"pid": 3}),
+    ]
+    found = {}
+    for op, kind, fields in answers:
+        rid = client.ask(op, number=1)
+        asked, _ = fake.wait(kind)
+        fake.say(Kind.OK, asked, **fields)
+        bench.until(lambda rid=rid: rid in client.replies)
+        found[op] = client.replies[rid]["ok"]
+    row = {"pid": 5, "ppid": 0, "uid": 0, "command": "", "started_at_ns": 0, "cpu_ns": 0, "tty": ""}
+    assert found["processes"] == {"processes": [row, row | {"pid": 0}], "truncated": False}
+    assert found["stats"] == dict.fromkeys(vmcontrol.GuestStats.__annotations__, 0) | {"pids": 3}
+    assert found["signal"] == {}
+
+
 def test_nothing_is_executed_while_it_boots(bench: Linked) -> None:
     client = bench.client()
     assert client.ok("hello", version=1)["state"] == "booting"
