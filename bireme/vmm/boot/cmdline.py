@@ -4,8 +4,9 @@ A word is here because a distribution's kernel would otherwise probe (each port 
 wait or allocate for hardware that this machine does not have. Nothing here is policy: mitigations, address
 randomisation and the like stay as the kernel has them.
 
-Judged and left out: `i8042.*` (the FADT says there is none), `no_timer_check` (set by the kernel itself under KVM), `nomodule` (drivers are modules), `nokaslr` (policy),
-`clocksource=` (the KVM clock is the default), `lpj=` (known from the TSC's frequency).
+Judged and left out: `i8042.*` (the FADT says there is none), `no_timer_check` (set by the kernel itself under KVM),
+`nomodule` (drivers are modules), `nokaslr` (policy), `clocksource=` (the KVM clock is the default), `lpj=` (known from
+the TSC's frequency).
 """
 
 from __future__ import annotations
