@@ -15,12 +15,14 @@ from bireme.api.http.server import Server
 from bireme.daemon.config import Config
 from bireme.daemon.keeper import ensure_keeper, read_pid
 from bireme.daemon.listening import listen
+from bireme.daemon.memory import close_memory, open_memory, usable
 from bireme.drivers.container.config import Host
 from bireme.drivers.container.driver import ContainerDriver
 from bireme.drivers.microvm.driver import MicrovmDriver, Stores
 from bireme.drivers.microvm.initrd import agent_archive
 from bireme.drivers.supervised.supervisor import SupervisorConnection
 from bireme.engine.console import Consoles
+from bireme.engine.directories import Directories
 from bireme.engine.events import Events
 from bireme.engine.execs import Execs
 from bireme.engine.images import Images
@@ -70,6 +72,7 @@ class Daemon:
         self._machines: MicrovmDriver
         self._table: InstanceTable
         self._tidier: Tidier
+        self._directories: Directories
         self._bridge: BridgeNetwork | None = None
         self._networks: Networks | None = None
         self._services: Services
@@ -80,11 +83,16 @@ class Daemon:
         self._claim()
         if config.userns:
             probe.require_idmapped_mounts(config.data_root)
+        open_memory(config.memory)
         ensure_keeper(config.run_root)
         connected = self._connect()
         self._open_stores()
         reconciler = self._wire()
         await asyncio.wait_for(asyncio.shield(connected), CONNECT_DEADLINE_S)
+        supervisor = read_pid(f"{config.run_root}/supervisor.pid")
+        if usable(config.memory, supervisor, idmapped=config.userns):
+            self._directories.etc.use(config.memory)
+        self._table.load()
         await reconciler.run()
         await self._supervisor.configure()
         self._server = Server(build_router(self._services), self._tasks)
@@ -164,10 +172,9 @@ class Daemon:
     def _wire(self) -> Reconciler:
         tasks, events = self._tasks, Events()
         drivers = self._drivers
-        self._tidier = Tidier(lambda: self._snapshotter, tasks)
-        self._table = InstanceTable(
-            self._database, f"{self._config.data_root}/instances", lambda batch: instances.stored(batch)
-        )
+        directories = self._directories = Directories(f"{self._config.data_root}/instances")
+        self._tidier = Tidier(directories, lambda: self._snapshotter, tasks)
+        self._table = InstanceTable(self._database, directories, lambda batch: instances.stored(batch))
         networks = self._networks = Networks(self._bridge, self._hold_ports, self._drop_ports)
         images = Images(self._store, events, self._table)
         kernels = Kernels(self._kernels, events, self._table)
@@ -176,6 +183,7 @@ class Daemon:
             drivers,
             images,
             lambda: self._snapshotter,
+            directories,
             networks,
             events,
             tasks,
@@ -204,8 +212,9 @@ class Daemon:
             system=system,
             tasks=tasks,
         )
-        self._table.load()
-        return Reconciler(self._table, drivers, instances, networks, lambda: self._snapshotter, self._tidier)
+        return Reconciler(
+            self._table, drivers, instances, networks, lambda: self._snapshotter, directories, self._tidier
+        )
 
     async def _hold_ports(self, identity: str, sockets: Sequence[ReservedSocket]) -> None:
         if not sockets:
@@ -257,6 +266,7 @@ class Daemon:
         except BiremeError as error:
             log.warning("the supervisor goes on: %s", error)
             return
+        close_memory(self._config.memory)
         network = self._services.networks.bridge
         if network is not None:
             network.teardown()

@@ -71,6 +71,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.hosts or (f"unix://{self.run_root}/bireme.sock",)
 
     @property
+    def memory(self) -> str:
+        """Where the engine's small file system in memory is mounted."""
+        return f"{self.run_root}/memory"
+
+    @property
     def supervisor_socket(self) -> str:
         return f"{self.run_root}/supervisor.sock"
 

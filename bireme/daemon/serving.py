@@ -67,6 +67,10 @@ def stop_everything(config: Config) -> int:
         from bireme.daemon.ending import end_without_engine
 
         asyncio.run(end_without_engine(config.supervisor_socket))
+    if not engine:
+        from bireme.daemon.memory import close_memory
+
+        close_memory(config.memory)
     if not engine and config.bridge.enabled:
         from bireme.daemon.ending import remove_network
 

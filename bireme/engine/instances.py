@@ -18,6 +18,7 @@ import msgspec
 from bireme.engine import names
 from bireme.engine.abilities import need
 from bireme.engine.define import ImageSource, merge
+from bireme.engine.directories import Directories
 from bireme.engine.events import Events
 from bireme.engine.networks import Networks
 from bireme.engine.placement import Snapshots, outline, place
@@ -44,6 +45,7 @@ class Instances:
         drivers: Mapping[str, Driver],
         images: ImageSource,
         snapshots: Callable[[], Snapshots],
+        directories: Directories,
         networks: Networks,
         events: Events,
         tasks: TaskGroup,
@@ -55,6 +57,7 @@ class Instances:
         self._drivers = drivers
         self._images = images
         self._snapshots = snapshots
+        self._directories = directories
         self._networks = networks
         self._events = events
         self._tasks = tasks
@@ -108,17 +111,17 @@ class Instances:
     async def _prepare(
         self, identity: InstanceId, name: str, spec: InstanceSpec, chain_id: str, driver: Driver
     ) -> Instance:
-        directory = self._table.directory(identity)
-        os.mkdir(directory, 0o700)
+        directory = self._directories.make(identity)
         try:
             root = self._snapshots().prepare(identity, chain_id)
             instance = Instance(identity, name, Definition(spec=spec, root=root), time.time_ns(), directory)
+            instance.etc_directory = self._directories.etc.directory(identity, directory)
             self._networks.check(instance)
             await driver.create(outline(instance))
             instance.definition = msgspec.structs.replace(instance.definition, spec=self._pin(spec))
             await self._table.insert(instance)
         except BaseException:
-            self._tidier.add_path(identity, directory)
+            self._tidier.add_files(identity)
             raise
         return instance
 
@@ -171,7 +174,7 @@ class Instances:
             endpoints = self._networks.take(instance)
             try:
                 instance.state.ports = await self._networks.publish(instance, endpoints)
-                placement = place(instance, endpoints, self._networks.gateway)
+                placement = place(instance, self._directories.etc, endpoints, self._networks.gateway)
                 started = await self.driver(instance).start(placement)
             except BaseException as error:
                 await self._start_failed(instance, error)

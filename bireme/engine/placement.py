@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from bireme.engine import files
+from bireme.engine.etc import EtcFiles
 from bireme.engine.record import Instance
 from bireme.instance.driver import Endpoint, Placement, RootFilesystem
 from bireme.storage.snapshot import SnapshotInfo
@@ -21,11 +22,12 @@ class Snapshots(Protocol):
     def list(self) -> Sequence[SnapshotInfo]: ...
 
 
-def place(instance: Instance, endpoints: Sequence[Endpoint] = (), gateway: str = "") -> Placement:
+def place(instance: Instance, etc: EtcFiles, endpoints: Sequence[Endpoint] = (), gateway: str = "") -> Placement:
     """The placement of `instance`; writes its hosts, hostname and resolv.conf."""
     spec = instance.spec
     hostname = instance.hostname
-    files.write_files(
+    instance.etc_directory = etc.write(
+        instance.id,
         instance.directory,
         {
             "hosts": files.plan_hosts(spec, hostname, endpoints, gateway),
@@ -48,5 +50,5 @@ def outline(instance: Instance, endpoints: Sequence[Endpoint] = ()) -> Placement
         endpoints=tuple(endpoints),
         network_mode=instance.spec.network.name,
         log_path=instance.log_path,
-        files=tuple((f"{instance.directory}/{name}", target) for name, target in files.NAMES),
+        files=tuple((f"{instance.etc_directory}/{name}", target) for name, target in files.NAMES),
     )

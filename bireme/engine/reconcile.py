@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 
+from bireme.engine.directories import Directories
 from bireme.engine.instances import Instances
 from bireme.engine.networks import Networks
 from bireme.engine.placement import Snapshots
@@ -43,6 +44,7 @@ class Reconciler:
         instances: Instances,
         networks: Networks,
         snapshots: Callable[[], Snapshots],
+        directories: Directories,
         tidier: Tidier,
     ) -> None:
         self._table = table
@@ -50,6 +52,7 @@ class Reconciler:
         self._instances = instances
         self._networks = networks
         self._snapshots = snapshots
+        self._directories = directories
         self._tidier = tidier
 
     async def run(self) -> None:
@@ -103,9 +106,9 @@ class Reconciler:
     def _sweep(self) -> None:
         """Directories and snapshots nobody owns."""
         active = {s.name for s in self._snapshots().list() if not s.committed and _ID.fullmatch(s.name)}
-        for name in {*self._table.directories(), *active}:
+        for name in {*self._directories.names(), *active}:
             if self._table.get(name) is None:
-                self._tidier.add_path(name, self._table.directory(name))
+                self._tidier.add_files(name)
 
 
 async def _gone(driver: Driver, identity: InstanceId) -> None:

@@ -45,6 +45,7 @@ class Instance:
         "created_at_ns",
         "definition",
         "directory",
+        "etc_directory",
         "exit_waiters",
         "id",
         "lock",
@@ -63,6 +64,7 @@ class Instance:
         self.definition = definition
         self.created_at_ns = created_at_ns
         self.directory = directory
+        self.etc_directory = directory
         self.state = RunState()
         self.lock: asyncio.Lock | None = None
         self.exit_waiters: list[asyncio.Future[ExitStatus]] | None = None

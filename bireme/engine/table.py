@@ -8,7 +8,6 @@ what lives shorter than that is never written (nor settled: its removal tells th
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -16,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 
+from bireme.engine.directories import Directories
 from bireme.engine.record import Definition, Instance, RunState
 from bireme.errors import Conflict, Invalid, NotFound
 from bireme.instance.spec import InstanceId
@@ -40,9 +40,14 @@ class Store(Protocol):
 class InstanceTable:
     """Lookup by id, unique prefix or name; persistence of definitions and run state."""
 
-    def __init__(self, store: Store, root: str, on_stored: Callable[[list[Instance]], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        directories: Directories,
+        on_stored: Callable[[list[Instance]], None],
+    ) -> None:
         self._store = store
-        self._root = root
+        self._directories = directories
         self._on_stored = on_stored
         self._by_id: dict[str, Instance] = {}
         self._by_name: dict[str, Instance | None] = {}
@@ -58,19 +63,13 @@ class InstanceTable:
                 str(name),
                 _definition.decode(_blob(spec)),
                 int(str(created)),
-                self.directory(str(identity)),
+                self._directories.path(str(identity)),
             )
+            instance.etc_directory = self._directories.etc.directory(instance.id, instance.directory)
             if state:
                 instance.state = _state.decode(_blob(state))
             self._by_id[instance.id] = instance
             self._by_name[instance.name] = instance
-
-    def directory(self, identity: str) -> str:
-        return f"{self._root}/{identity}"
-
-    def directories(self) -> list[str]:
-        """Names of instance directories on disk, known or not."""
-        return os.listdir(self._root)
 
     def __iter__(self) -> Iterator[Instance]:
         return iter(list(self._by_id.values()))

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import shutil
 from collections.abc import Callable
 
-from bireme.engine.files import NAMES
+from bireme.engine.directories import Directories
 from bireme.engine.placement import Snapshots
 from bireme.engine.record import Instance
 from bireme.engine.tasks import TaskGroup
@@ -25,13 +23,14 @@ QUIET_S = 0.005
 MAX_BATCH = 32
 
 
-_Remains = tuple[str, str, Driver | None]
+_Remains = tuple[str, Driver | None]
 
 
 class Tidier:
     """Collects removed instances and deletes what they leave once the engine is quiet, or the batch is large."""
 
-    def __init__(self, snapshots: Callable[[], Snapshots], tasks: TaskGroup) -> None:
+    def __init__(self, directories: Directories, snapshots: Callable[[], Snapshots], tasks: TaskGroup) -> None:
+        self._directories = directories
         self._snapshots = snapshots
         self._tasks = tasks
         self._pending: list[_Remains] = []
@@ -42,11 +41,11 @@ class Tidier:
 
     def add(self, instance: Instance, driver: Driver) -> None:
         """An instance that is removed: its driver forgets it, then its files go."""
-        self._add((instance.id, instance.directory, driver))
+        self._add((instance.id, driver))
 
-    def add_path(self, identity: str, directory: str) -> None:
+    def add_files(self, identity: str) -> None:
         """Files of an instance no driver knows."""
-        self._add((identity, directory, None))
+        self._add((identity, None))
 
     def _add(self, remains: _Remains) -> None:
         self._pending.append(remains)
@@ -68,7 +67,7 @@ class Tidier:
         try:
             while self._pending:
                 batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
-                await asyncio.gather(*(_forget(identity, driver) for identity, _, driver in batch))
+                await asyncio.gather(*(_forget(identity, driver) for identity, driver in batch))
                 await asyncio.to_thread(self._remove, batch)
         finally:
             self._working = False
@@ -76,12 +75,12 @@ class Tidier:
 
     def _remove(self, batch: list[_Remains]) -> None:
         snapshots = self._snapshots()
-        for identity, directory, _ in batch:
+        for identity, _ in batch:
             try:
                 _remove_snapshot(snapshots, identity)
-                remove_directory(directory, identity)
+                self._directories.remove(identity)
             except (OSError, BiremeError) as error:
-                log.warning("%s is left on disk until the next start: %s", directory, error)
+                log.warning("files of %s are left until the next start: %s", identity, error)
 
     async def wait_idle(self) -> None:
         await self._idle.wait()
@@ -101,18 +100,3 @@ def _remove_snapshot(snapshots: Snapshots, identity: str) -> None:
         snapshots.remove(identity)
     except NotFound:
         pass
-
-
-def remove_directory(directory: str, identity: str) -> None:
-    """Remove an instance's directory: the known names first, a walk only for what is left (hotpath.md, trap 16)."""
-    for name in (*(n for n, _ in NAMES), f"{identity}-json.log"):
-        try:
-            os.unlink(f"{directory}/{name}")
-        except FileNotFoundError:
-            pass
-    try:
-        os.rmdir(directory)
-    except FileNotFoundError:
-        pass
-    except OSError:
-        shutil.rmtree(directory)

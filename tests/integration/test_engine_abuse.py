@@ -54,6 +54,23 @@ def test_memory_is_filled(engine: RunningEngine) -> None:
     engine.bireme("rm", "hog")
 
 
+def test_etc_hosts_is_filled(engine: RunningEngine) -> None:
+    """It lies in a small file system that all instances share: the next ones are written to disk."""
+    fill = "cat /dev/zero >> /etc/hosts; sleep 1000"
+    assert engine.bireme("create", "--name", "filler", "busybox", "sh", "-c", fill).returncode == 0
+    place = pathlib.Path(json.loads(engine.bireme("inspect", "filler").stdout)[0]["HostsPath"]).parent.parent
+    if str(place) != engine.config.memory:
+        pytest.skip("a tmpfs takes no idmapped mounts in this kernel")
+    assert engine.bireme("start", "filler").returncode == 0
+    eventually(lambda: os.statvfs(place).f_bavail == 0, within_s=60)
+    neighbour(engine)
+    told = engine.bireme("run", "--hostname", "heard", "--network", "none", "busybox", "cat", "/etc/hostname")
+    assert (told.returncode, told.stdout) == (0, "heard\n"), told.stderr
+    assert engine.bireme("rm", "-f", "filler").returncode == 0
+    eventually(lambda: os.statvfs(place).f_bavail > 0, within_s=60)
+    neighbour(engine)
+
+
 def test_output_is_flooded(engine: RunningEngine) -> None:
     options = ("-d", "--name", "flood", "--log-opt", "max-size=1m", "--log-opt", "max-file=2")
     assert engine.bireme("run", *options, "busybox", "yes", "x" * 100).returncode == 0

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from bireme.engine.console import Consoles
+from bireme.engine.directories import Directories
 from bireme.engine.events import Events
 from bireme.engine.execs import Execs
 from bireme.engine.instances import Instances
@@ -85,18 +86,29 @@ class FakeEngine:
         self.tasks = TaskGroup()
         self.events = Events()
         self.database = Database.open(f"{root}/db.sqlite")
-        self.tidier = Tidier(lambda: snapshots, self.tasks)
-        self.table = InstanceTable(self.database, f"{root}/instances", lambda batch: self.instances.stored(batch))
+        self.directories = Directories(f"{root}/instances")
+        self.tidier = Tidier(self.directories, lambda: snapshots, self.tasks)
+        self.table = InstanceTable(self.database, self.directories, lambda batch: self.instances.stored(batch))
         drivers = {"container": driver}
         self.networks = Networks(None, _hold, _drop)
         self.instances = Instances(
-            self.table, drivers, self.images, lambda: snapshots, self.networks, self.events, self.tasks, self.tidier
+            self.table,
+            drivers,
+            self.images,
+            lambda: snapshots,
+            self.directories,
+            self.networks,
+            self.events,
+            self.tasks,
+            self.tidier,
         )
         self.execs = Execs(self.instances, self.tasks)
         self.consoles = Consoles(self.instances)
         self.watcher = FileWatcher()
         self.logs = Logs(self.instances, self.watcher)
-        self.reconciler = Reconciler(self.table, drivers, self.instances, self.networks, lambda: snapshots, self.tidier)
+        self.reconciler = Reconciler(
+            self.table, drivers, self.instances, self.networks, lambda: snapshots, self.directories, self.tidier
+        )
 
     async def open(self) -> None:
         self.table.load()

@@ -88,7 +88,7 @@ class FakeInstance:
         self.endpoints: tuple[Endpoint, ...] = ()
         self.ports: tuple[PortMapping, ...] = ()
         self.log_path = ""
-        self.directory = f"/nowhere/{self.id}"
+        self.etc_directory = f"/nowhere/{self.id}"
         self.waiters: list[tuple[str, asyncio.Future[ExitStatus]]] = []
         self.records: list[LogRecord] = []
         self.grown = asyncio.Event()

@@ -100,7 +100,7 @@ _FULL_ENTRIES: dict[str, Shown] = {
 def instance_document(instance: Instance, execs: Sequence[str], storage: str, version: int) -> Shown:
     spec = instance.spec
     args = spec.process.args
-    directory = instance.directory
+    directory = instance.etc_directory
     return {
         "Id": instance.id,
         "Created": format_time(instance.created_at_ns),

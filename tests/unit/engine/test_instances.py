@@ -34,7 +34,7 @@ def test_a_life(tmp_path: pathlib.Path) -> None:
         assert warnings == []
         instance = e.instances.find("one")
         assert instance.status is Status.CREATED
-        assert e.table.directories() == [identity]
+        assert e.directories.names() == [identity]
         gone = e.instances.wait("one", "next-exit")
         await e.instances.start(identity)
         assert (await gone).code == 1
@@ -45,7 +45,7 @@ def test_a_life(tmp_path: pathlib.Path) -> None:
             e.instances.find("one")
         await e.tidier.wait_idle()
         assert e.snapshots.keys == set()
-        assert e.table.directories() == []
+        assert e.directories.names() == []
 
     drive(tmp_path, scenario)
 
@@ -119,7 +119,7 @@ def test_refused_creates_leave_nothing(tmp_path: pathlib.Path) -> None:
         await e.tidier.wait_idle()
         assert e.instances.all() == []
         assert e.snapshots.keys == set()
-        assert e.table.directories() == []
+        assert e.directories.names() == []
         for name in ("x1", "x2", "x3", "x4"):
             await e.instances.create(spec(), name)
 
