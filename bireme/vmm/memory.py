@@ -85,6 +85,8 @@ class GuestMemory:
 
     def view(self, address: int, size: int) -> memoryview:
         """A writable window on guest memory; release it before the memory is closed."""
+        if address >= 0 and size >= 0 and address + size <= self._low_end:
+            return self._view[address : address + size]
         start = self.offset(address, size)
         return self._view[start : start + size]
 

@@ -187,6 +187,8 @@ class Virtqueue:
         left = count = self.size
         index = chain.head
         view = self._memory.view
+        readable, writable = chain.readable, chain.writable
+        total = 0
         while True:
             address, length, flags, following = _unpack_descriptor(table, index << 4)
             if flags & INDIRECT:
@@ -194,30 +196,25 @@ class Virtqueue:
                 left = count = length >> 4
                 index = 0
                 continue
-            self._append(chain, view(address, length), length, flags)
+            if not length:
+                raise QueueBroken("empty buffer")
+            total += length
+            if flags & WRITE:
+                writable.append(view(address, length))
+                chain.writable_bytes += length
+            elif writable:
+                raise QueueBroken("readable buffer after a writable one")
+            else:
+                readable.append(view(address, length))
             if not flags & NEXT:
-                return
+                break
             left -= 1
             if following >= count or left <= 0:
                 raise QueueBroken(f"chain goes on at {following} after {count - left} of {count} descriptors")
             index = following
-
-    @staticmethod
-    def _append(chain: Chain, buffer: memoryview, length: int, flags: int) -> None:
-        if not length:
-            raise QueueBroken("empty buffer")
-        if flags & WRITE:
-            chain.writable.append(buffer)
-            chain.writable_bytes += length
-        elif chain.writable:
-            raise QueueBroken("readable buffer after a writable one")
-        else:
-            chain.readable.append(buffer)
-            chain.readable_bytes += length
-        if len(chain.readable) + len(chain.writable) > MAX_CHAIN:
-            raise QueueBroken(f"more than {MAX_CHAIN} buffers in a chain")
-        if chain.readable_bytes + chain.writable_bytes > MAX_CHAIN_BYTES:
-            raise QueueBroken(f"more than {MAX_CHAIN_BYTES} bytes in a chain")
+        chain.readable_bytes = total - chain.writable_bytes
+        if total > MAX_CHAIN_BYTES or len(readable) + len(writable) > MAX_CHAIN:
+            raise QueueBroken(f"more than {MAX_CHAIN} buffers or {MAX_CHAIN_BYTES} bytes in a chain")
 
     def _indirect_table(self, address: int, length: int, flags: int, table: memoryview | bytes) -> bytes:
         """A copy of the table that an indirect descriptor names (2.7.5.3)."""
