@@ -57,7 +57,7 @@ def make_initrd(scratch: Path) -> Path:
 def boot(kernel_file: Path, initrd: Path, *options: str, timeout_s: float = 60.0) -> Boot:
     """Run a machine with the serial port on and wait for its end."""
     argv = [sys.executable, "-m", "bireme.vmm.main", "--kernel", kernel_file, "--initrd", initrd]
-    argv += ["--explain", "--timeout", str(patience(timeout_s)), *options]
+    argv += ["--explain", "--timeout", str(patience(timeout_s)), *options]  # argparse takes the last of a kind
     run = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False)
     print(run.stdout, run.stderr)
     last = run.stderr.splitlines()[-1] if run.stderr else ""

@@ -77,5 +77,5 @@ def check_segments(name: str, segments: Sequence[Segment], regions: Sequence[Reg
         raise Invalid(
             f"too little memory: {regions[0].size // layout.MIB} MiB",
             subject="memory",
-            hint=f"this kernel alone needs {_mebibytes(end)} MiB",
+            hint=f"this kernel alone needs at least {_mebibytes(end)} MiB",
         )

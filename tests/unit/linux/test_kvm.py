@@ -27,6 +27,40 @@ def test_sizes_and_numbers_are_the_headers() -> None:
     assert uapi.KVM_RUN == 0xAE80
 
 
+HEADER = {
+    "KVM_GET_SUPPORTED_CPUID": 0xC008AE05,
+    "KVM_SET_TSS_ADDR": 0xAE47,
+    "KVM_SET_IDENTITY_MAP_ADDR": 0x4008AE48,
+    "KVM_CREATE_IRQCHIP": 0xAE60,
+    "KVM_IRQ_LINE": 0x4008AE61,
+    "KVM_IRQFD": 0x4020AE76,
+    "KVM_CREATE_PIT2": 0x4040AE77,
+    "KVM_IOEVENTFD": 0x4040AE79,
+    "KVM_GET_MSRS": 0xC008AE88,
+    "KVM_SET_MSRS": 0x4008AE89,
+    "KVM_SET_FPU": 0x41A0AE8D,
+    "KVM_GET_LAPIC": 0x8400AE8E,
+    "KVM_SET_LAPIC": 0x4400AE8F,
+    "KVM_SET_CPUID2": 0x4008AE90,
+    "KVM_GET_MP_STATE": 0x8004AE98,
+    "KVM_SET_MP_STATE": 0x4004AE99,
+    "KVM_GET_TSC_KHZ": 0xAEA3,
+    "KVM_KVMCLOCK_CTRL": 0xAEAD,
+}
+
+
+@pytest.mark.parametrize("name", sorted(HEADER))
+def test_ioctl_numbers(name: str) -> None:
+    assert getattr(uapi, name) == HEADER[name]
+
+
+def test_structs_of_the_hot_path_are_the_named_ones() -> None:
+    assert [uapi.run_io.size, uapi.run_mmio.size] == [16, 21]
+    assert uapi.kvm_run_io.size == uapi.run_io.size
+    assert uapi.kvm_run_mmio.offset("is_write") == 20
+    assert uapi.exit_reason.size == uapi.kvm_run.offset("exit_reason") + 4
+
+
 def test_no_device_is_unsupported_with_a_hint() -> None:
     with pytest.raises(Unsupported, match="virtualisation"):
         kvm.Kvm("/nonexistent/kvm")
@@ -69,3 +103,20 @@ def test_a_guest_adds_writes_reads_and_halts(vcpu: kvm.Vcpu) -> None:
     assert vcpu.run() == kvm.Exit(ExitReason.KVM_EXIT_MMIO, 0x9000, b"!", 1, 1, True)
     assert vcpu.run().reason == ExitReason.KVM_EXIT_HLT
     assert vcpu.regs()["rip"] == 0x1000 + len(PROGRAM)
+
+
+@pytest.mark.needs_kvm
+def test_a_requested_exit_comes_before_the_guest_runs(vcpu: kvm.Vcpu) -> None:
+    vcpu.request_exit()
+    assert vcpu.run().reason == ExitReason.KVM_EXIT_INTR
+    assert vcpu.regs()["rip"] == 0x1000
+    vcpu.request_exit(False)
+    assert vcpu.run().reason == ExitReason.KVM_EXIT_IO
+
+
+@pytest.mark.needs_kvm
+def test_registers_by_number(vcpu: kvm.Vcpu) -> None:
+    assert vcpu.set_msrs({0x174: 8, 0x175: 0x1234}) == 2
+    assert vcpu.msrs([0x174, 0x175]) == {0x174: 8, 0x175: 0x1234}
+    assert vcpu.tsc_khz() >= 0
+    vcpu.kvmclock_ctrl()
