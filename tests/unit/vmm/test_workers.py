@@ -199,7 +199,6 @@ def test_a_process_ends_with_main(memory: GuestMemory, paths: list[CountingPath]
 def test_a_process_that_hangs_is_killed(
     memory: GuestMemory, paths: list[CountingPath], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bireme.vmm.workers.ANSWER_TIMEOUT_S", 0.2)
     monkeypatch.setattr("bireme.vmm.workers.DESCRIBE_TIMEOUT_S", 0.05)
     worker = Worker("stuck", paths, memory)
     paths[0].stuck = True
@@ -209,6 +208,7 @@ def test_a_process_that_hangs_is_killed(
         worker.activate(paths[0], 0, PLACES)
         assert worker.describe()["busy"]
         assert worker.lost == ""
+        monkeypatch.setattr("bireme.vmm.workers.ANSWER_TIMEOUT_S", 0.2)
         worker.reset(paths[0])
         assert "stuck: hangs" in worker.lost
         assert readable(worker.pidfd)
