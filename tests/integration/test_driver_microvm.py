@@ -155,6 +155,9 @@ class TestMicrovmDriver(DriverContract):
                 assert {row["name"] for row in explained["jail"]} >= {"bireme-vmm"}
                 stat = await driver.stats(placement.id)
                 assert stat.memory_limit_bytes == (512 + 128) << 20
+                await driver.pause(placement.id)
+            async with microvm_harness(self.config, self.place, self.stores) as third:
+                assert {row.id: row.paused for row in await third.driver.adopt()}[placement.id]
             await h.finish(placement)
 
         self.drive(scenario)
