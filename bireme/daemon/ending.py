@@ -7,6 +7,7 @@ import sys
 import time
 
 from bireme.daemon.config import Config
+from bireme.drivers.microvm.control import MachineControl
 from bireme.drivers.supervised.link import SupervisorLink
 from bireme.errors import BiremeError, Unavailable, Unsupported
 from bireme.network.bridge import BridgeNetwork
@@ -14,6 +15,7 @@ from bireme.network.driver import BridgeConfig
 from bireme.wire import supervision
 
 GRACE_S = 10.0
+AGENT_S = 2.0
 
 
 async def end_without_engine(socket_path: str) -> None:
@@ -49,9 +51,9 @@ async def _end_all(link: SupervisorLink) -> None:
     deadline = time.monotonic() + GRACE_S
     signum = 15
     while rows := await _running(link):
-        for identity in rows:
+        for row in rows:
             try:
-                await link.call("signal", id=identity, signum=signum, all=signum == 9)
+                await _signal(link, row, signum)
             except BiremeError:
                 continue
         await asyncio.sleep(0.1)
@@ -59,6 +61,18 @@ async def _end_all(link: SupervisorLink) -> None:
             signum = 9
 
 
-async def _running(link: SupervisorLink) -> list[str]:
+async def _signal(link: SupervisorLink, row: supervision.InstanceRow, signum: int) -> None:
+    """To the first process: of a machine that is its agent's affair, unless it is to be killed."""
+    if supervision.kind_of(row) != "machine" or signum == 9:
+        await link.call("signal", id=row["id"], signum=signum, all=signum == 9)
+        return
+    control = MachineControl(row["id"], row["control"], lambda _control, _event: False, patience_s=AGENT_S)
+    try:
+        await control.call("signal", number=signum, all=False)
+    finally:
+        control.close()
+
+
+async def _running(link: SupervisorLink) -> list[supervision.InstanceRow]:
     answer, _ = await link.call("list")
-    return [row["id"] for row in answer["instances"] if row["state"] != "exited"]
+    return [row for row in answer["instances"] if row["state"] != "exited"]
