@@ -192,7 +192,11 @@ def encode(message: Mapping[str, Any], fds: Sequence[int] = (), *, spill: Callab
 
     Invalid when the message is longer than MAX_MESSAGE.
     """
-    text = _encoder.encode(message).encode("utf-8", "surrogateescape")
+    return pack(_encoder.encode(message).encode("utf-8", "surrogateescape"), fds, spill=spill)
+
+
+def pack(text: bytes, fds: Sequence[int] = (), *, spill: Callable[[bytes], int]) -> Packet:
+    """`encode` for a message that is JSON text already."""
     if len(text) <= INLINE_LIMIT:
         return Packet(text, tuple(fds))
     if len(text) > MAX_MESSAGE:
