@@ -176,7 +176,7 @@ class Daemon:
         self._tidier = Tidier(directories, lambda: self._snapshotter, tasks)
         self._table = InstanceTable(self._database, directories, lambda batch: instances.stored(batch))
         networks = self._networks = Networks(self._bridge, self._hold_ports, self._drop_ports)
-        images = Images(self._store, events, self._table)
+        images = Images(self._store, events, self._table, self._tidier)
         kernels = Kernels(self._kernels, events, self._table)
         instances = Instances(
             self._table,
@@ -248,7 +248,7 @@ class Daemon:
             running = [i.id for i in instances.all() if i.running]
             await asyncio.gather(*(instances.stop(i) for i in running), return_exceptions=True)
         await self._server.close()
-        await self._tidier.wait_idle()
+        await self._tidier.finish()
         await self._table.flush()
         if not any(i.running for i in instances.all()):
             await self._end_run_root()

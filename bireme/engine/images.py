@@ -13,6 +13,7 @@ import msgspec
 from bireme.engine.events import Events
 from bireme.engine.relay import CHUNK, Emit, Relay, Source
 from bireme.engine.table import InstanceTable
+from bireme.engine.tidy import Tidier
 from bireme.image.bootstrap import bootstrap
 from bireme.image.model import HistoryEntry, Image, ImageUser
 from bireme.image.store import ImageStore
@@ -62,8 +63,9 @@ class ImageView:
 class Images:
     """find, list, tag, remove, load, save, history, bootstrap."""
 
-    def __init__(self, store: ImageStore, events: Events, table: InstanceTable) -> None:
+    def __init__(self, store: ImageStore, events: Events, table: InstanceTable, tidier: Tidier) -> None:
         self._store = store
+        self._tidier = tidier
         self._events = events
         self._table = table
         self._views: dict[str, ImageView] = {}
@@ -103,7 +105,9 @@ class Images:
         self._events.publish("image", "tag", image.id, {"name": target})
 
     async def remove(self, reference: str, force: bool = False) -> list[tuple[str, str]]:
-        """What happened: ("untagged", reference) and ("deleted", digest), in order."""
+        """What happened: ("untagged", reference) and ("deleted", digest), in order. What removed instances leave goes
+        first, since their snapshots hold layers."""
+        await self._tidier.finish()
         async with self._writing:
             users = self.users
             removed = await asyncio.to_thread(self._store.remove, reference, force, users)

@@ -19,8 +19,10 @@ from bireme.instance.driver import Driver
 from bireme.instance.spec import InstanceId
 
 log = logging.getLogger(__name__)
-QUIET_S = 0.005
-MAX_BATCH = 32
+QUIET_S = 0.05
+MAX_BATCH = 8
+"""Fewer than the directories kept ready (engine/directories.py, storage/overlay.py): these come back before they run
+out."""
 
 
 _Remains = tuple[str, Driver | None]
@@ -82,7 +84,11 @@ class Tidier:
             except (OSError, BiremeError) as error:
                 log.warning("files of %s are left until the next start: %s", identity, error)
 
-    async def wait_idle(self) -> None:
+    async def finish(self) -> None:
+        """Delete now what waits for a quiet moment."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._start()
         await self._idle.wait()
 
 

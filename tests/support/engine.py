@@ -115,7 +115,7 @@ class FakeEngine:
         await self.reconciler.run()
 
     async def close(self) -> None:
-        await self.tidier.wait_idle()
+        await self.tidier.finish()
         await self.table.flush()
         await self.tasks.close()
         self.watcher.close()

@@ -43,7 +43,7 @@ def test_a_life(tmp_path: pathlib.Path) -> None:
         await e.instances.remove("one")
         with pytest.raises(NotFound, match="No such container: one"):
             e.instances.find("one")
-        await e.tidier.wait_idle()
+        await e.tidier.finish()
         assert e.snapshots.keys == set()
         assert e.directories.names() == []
 
@@ -116,7 +116,7 @@ def test_refused_creates_leave_nothing(tmp_path: pathlib.Path) -> None:
         await e.instances.remove("x3")
         with pytest.raises(Unsupported):
             await e.instances.create(spec(network=NetworkRequest(name="container:x")), "x4")
-        await e.tidier.wait_idle()
+        await e.tidier.finish()
         assert e.instances.all() == []
         assert e.snapshots.keys == set()
         assert e.directories.names() == []
@@ -247,7 +247,7 @@ def test_a_killed_engine_loses_nothing_acknowledged(tmp_path: pathlib.Path) -> N
                 "running": (Status.RUNNING, 0),
                 "ended": (Status.EXITED, 3),
             }
-            await second.tidier.wait_idle()
+            await second.tidier.finish()
             assert snapshots.keys == {ids["created"], ids["running"], ids["ended"]}
 
     asyncio.run(main())
