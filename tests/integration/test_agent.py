@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bireme.runtime.guest import agent_path
 from bireme.wire.agent import GuestConfig
 from tests.support.agents import machine, pipes, sh
 from tests.support.guestconfig import guest_config, process
@@ -32,6 +34,23 @@ def run_to_end(tmp_path: Path, root: Path, script: str, **config: Any) -> tuple[
         bench.turn()
         assert not bench.errors, bench.errors
         return bench.output.decode(), bench.messages[-1]
+
+
+def test_it_is_static_and_hardened() -> None:
+    data = Path(agent_path()).read_bytes()
+    at, size, count = struct.unpack_from("<Q", data, 32)[0], *struct.unpack_from("<HH", data, 54)
+    headers = [struct.unpack_from("<II", data, at + size * number) for number in range(count)]
+    interpreter, stack, relro, executable = 3, 0x6474E551, 0x6474E552, 1
+    kinds = dict(headers)
+    assert interpreter not in kinds
+    assert relro in kinds
+    assert not kinds[stack] & executable
+
+
+def test_on_an_ordinary_system_it_explains_itself() -> None:
+    done = subprocess.run([agent_path()], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "process 1 of a microVM" in done.stderr
 
 
 def test_first_process_and_its_status(tmp_path: Path, root: Path) -> None:

@@ -63,6 +63,7 @@ class Session:
         self._queued = bytearray()
         self._asked: dict[int, Asked] = {}
         self._rid = 0
+        self._heard = 0
         self.lost = ""
         self.hello: dict[str, Any] = {}
         self.counters = {"frames": 0, "dropped": 0, "requests": 0}
@@ -119,8 +120,9 @@ class Session:
     # Said by the agent.
 
     def on_data(self, data: bytes) -> None:
-        if self._connection is not None:
-            self._connection.consume(len(data))
+        if not self._heard:
+            self._loop.call_soon(self._listen_on)
+        self._heard += len(data)
         try:
             frames = self._decoder.feed(data)
         except agent.FrameError as error:
@@ -134,6 +136,12 @@ class Session:
                 self._on_message(agent.parse(frame))
             except Invalid as error:
                 self.dropped(str(error))
+
+    def _listen_on(self) -> None:
+        """Credit goes back in the next turn, so that an agent that floods has a window's worth of each turn at most."""
+        heard, self._heard = self._heard, 0
+        if self._connection is not None:
+            self._connection.consume(heard)
 
     def on_end(self) -> None:
         self.lose("the agent ended its connection")
