@@ -2,7 +2,8 @@
 
 The machine has what many hosts lack: systemd, cgroup v2 as the only hierarchy, a distribution's kernel. Exit code: that
 of pytest inside, 124 when time ran out, 125 when the machine never got so far. BIREME_GUEST_REPORT names a file for the
-junit report, BIREME_GUEST_TIMEOUT the seconds of the whole run.
+junit report, BIREME_GUEST_TIMEOUT the seconds of the whole run. BIREME_GUEST_DOCKER names a static docker client to
+take along; with BIREME_ISOLATION=microvm, tests/conformance/test_docker_cli.py then runs its commands with machines.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ TOO_SLOW = "not needs_cgroup_v1 and not slow"
 SELECTION = ["-q", "tests/guest", *(f"tests/integration/test_{name}.py" for name in FILES), "-m", TOO_SLOW]
 SELECTION += ["--deselect", "tests/integration/test_cli_run.py::test_a_pipe_through_a_container"]
 PROMISED = "root,cgroup_v2,kvm,kvm_linux"
+PASSED = ("BIREME_ISOLATION",)
+"""Settings that the tests inside get from here."""
 
 
 def pack_checkout(target: Path, order: dict[str, object]) -> None:
@@ -71,6 +74,7 @@ def run_inside(order: dict[str, object], more: Sequence[Path] = (), timeout_s: f
     machine = image()
     begin = time.monotonic()
     environment = {"BIREME_REQUIRE": PROMISED, "BIREME_GUEST": "1"}
+    environment |= {name: os.environ[name] for name in PASSED if name in os.environ}
     whole = {"timeout_s": timeout_s - BOOT_S, "environment": environment, **order}
     with tempfile.TemporaryDirectory(prefix="bireme-guest-") as name:
         scratch = Path(name)
@@ -81,7 +85,9 @@ def run_inside(order: dict[str, object], more: Sequence[Path] = (), timeout_s: f
 
 
 def main(arguments: list[str]) -> int:
-    files = run_inside({"pytest": arguments or SELECTION})
+    docker = os.environ.get("BIREME_GUEST_DOCKER", "")
+    order: dict[str, object] = {"pytest": arguments or SELECTION, "docker": bool(docker)}
+    files = run_inside(order, [Path(docker).resolve()] if docker else [])
     report = os.environ.get("BIREME_GUEST_REPORT")
     if report and "junit.xml" in files:
         Path(report).write_bytes(files["junit.xml"])

@@ -1,7 +1,7 @@
 """Runs inside the emulated machine: measure the machine's speed, offer KVM, run the order, leave the results.
 
 The order is a JSON object in the checkout: `pytest` (its arguments) or `program` (what python runs), `environment`,
-`timeout_s`.
+`timeout_s`, `docker` (vdd is a docker client).
 
 vdb is a tar of the checkout (unpacked already), vdc takes a tar of the results. Everything printed goes to the second
 serial port.
@@ -9,6 +9,7 @@ serial port.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -44,6 +45,13 @@ def install_programs() -> None:
         path.write_text(f"#!{VENV}/bin/python\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
         path.chmod(0o755)
     (SOURCE / ".venv").symlink_to(VENV)
+
+
+def take_docker() -> None:
+    """The client on the first disk beyond the lane's own."""
+    client = Path("/usr/local/bin/docker")
+    shutil.copyfile("/dev/vdd", client)
+    client.chmod(0o755)
 
 
 def offer_kvm(promises: str) -> str:
@@ -99,6 +107,8 @@ def main() -> None:
     try:
         order = json.loads((SOURCE / ".lane.json").read_text())
         install_programs()
+        if order.get("docker"):
+            take_docker()
         scale = speed_probe()
         uptime = Path("/proc/uptime").read_text().split()[0]
         print(f"lane: Linux {os.uname().release}, up {uptime} s, {scale:.0f} times slower than the host", flush=True)
