@@ -187,15 +187,19 @@ def _has_bridges(sock: socket.socket) -> bool:
 
 @cache
 def hardware_virtualisation() -> str:
-    """/dev/kvm opens and makes a VM; that long mode works needs the processor's VMX or SVM as well."""
+    """/dev/kvm opens and makes a VM; that long mode works needs the processor's VMX or SVM as well. x86_64 alone."""
+    if os.uname().machine != "x86_64":
+        return f"machines are for x86_64 processors, this is {os.uname().machine}"
     try:
         with kvm.Kvm() as device, device.create_vm():
             pass
-    except (Unsupported, OSError) as error:
+    except Unsupported as error:
+        return error.message
+    except OSError as error:
         return str(error)
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-        flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
-    if os.uname().machine == "x86_64" and not {"vmx", "svm"} & set(flags.split()):
+        flags = next((line for line in file if line.startswith("flags")), "")
+    if not {"vmx", "svm"} & set(flags.split()):
         return "the processor shows neither VMX nor SVM"
     return ""
 

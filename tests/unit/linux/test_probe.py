@@ -21,6 +21,11 @@ def test_every_feature_has_an_answer_and_leaves_no_child_or_descriptor() -> None
     assert probe.cgroup_version() in (0, 1, 2)
 
 
+def test_kvm_that_cannot_run_linux_says_why_and_what_helps() -> None:
+    reason = probe.kvm_runs_linux()
+    assert reason == "" or reason == f"{probe.hardware_virtualisation()}: {probe.FEATURES['kvm'].hint}"
+
+
 def test_what_is_missing_is_unsupported_with_reason_and_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(probe.FEATURES, "nothing_such", probe.Feature(lambda: "not built", "build it"))
     with pytest.raises(Unsupported, match="nothing such not available: not built") as caught:
