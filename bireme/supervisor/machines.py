@@ -81,6 +81,7 @@ class Machines:
         """Nothing runs any more."""
         if self._template.running:
             self._template.stop()
+        self.sweep(set())
         try:
             os.rmdir(self._directory)
         except FileNotFoundError:
