@@ -79,7 +79,7 @@ class Machines:
 
     def stop(self) -> None:
         """Nothing runs any more."""
-        if self._template.running:
+        if self._template.begun:
             self._template.stop()
         self.sweep(set())
         try:
