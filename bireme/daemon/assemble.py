@@ -273,8 +273,11 @@ class Daemon:
 
 
 def _no_machines() -> tuple[str, str]:
-    """Why no machine runs here, and the remedy; found out when it is first asked."""
-    return probe.hardware_virtualisation(), probe.FEATURES["kvm"].hint
+    """Why no machine runs here, and the remedy; found out when it is asked, until the answer is that they do."""
+    reason = probe.hardware_virtualisation()
+    if reason:
+        probe.hardware_virtualisation.cache_clear()
+    return reason, probe.FEATURES["kvm"].hint
 
 
 def _isolations() -> tuple[str, ...]:
