@@ -44,7 +44,7 @@ def make_initrds(directory: Path, flavour: str) -> list[Path]:
 
 
 def has_console(flavour: str) -> bool:
-    """Debian's cloud kernels know no virtio console."""
+    """The emulated machine's image does not carry every module of a kernel."""
     home = KERNELS / flavour / "lib/modules" / release(flavour)
     return any(home.rglob("virtio_console.ko")) or "virtio_console.ko" in (home / "modules.builtin").read_text()
 
