@@ -25,6 +25,9 @@ _CUT_OFF = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 MAX_FDS = 253
 """The kernel's SCM_MAX_FD: descriptors in one message."""
 
+_RECEIVE_BYTES = 125_000
+"""More than any message of ours. From 128 KiB on malloc(3) would map and unmap memory for each."""
+
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
 _F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
 _SEALS = 0x1 | 0x2 | 0x4 | 0x8
@@ -103,7 +106,7 @@ def send_fds(sock: socket.socket, data: bytes, fds: list[int] | tuple[int, ...] 
     return sock.sendmsg([data], [(_SOL_SOCKET, _SCM_RIGHTS, array.array("i", fds))])
 
 
-def recv_fds(sock: socket.socket, size: int = 262144, max_fds: int = MAX_FDS) -> tuple[bytes, list[int]]:
+def recv_fds(sock: socket.socket, size: int = _RECEIVE_BYTES, max_fds: int = MAX_FDS) -> tuple[bytes, list[int]]:
     """One message and its descriptors (CLOEXEC); (b"", []) at the end of the stream.
 
     SyscallError EMSGSIZE when either was cut off: everything received with it is closed.
