@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
 import struct
 from enum import IntFlag
 from typing import NamedTuple
@@ -43,6 +44,7 @@ _CLONE_PIDFD = 0x1000
 _CLONE_PARENT = 0x8000
 _CLONE_INTO_CGROUP = 0x200000000
 _SIGCHLD = 17
+_SIGKILL = 9
 
 _CLONE3 = number("clone3")
 _CLOSE_RANGE = number("close_range")
@@ -108,6 +110,14 @@ def pidfd_send_signal(pidfd: int, signum: int) -> bool:
             return False
         raise
     return True
+
+
+def kill_and_wait(pidfd: int) -> None:
+    """SIGKILL, and wait until the process has ended; whoever is its parent still has to reap it."""
+    if pidfd_send_signal(pidfd, _SIGKILL):
+        ended = select.poll()
+        ended.register(pidfd, select.POLLIN)
+        ended.poll()
 
 
 def pidfd_getfd(pidfd: int, fd: int) -> int:

@@ -26,7 +26,6 @@ from bireme.linux.numbers import optional_number
 from bireme.linux.process import CloneFlags
 from bireme.runtime import exec as exec_stage
 from bireme.runtime import init, sync
-from bireme.runtime.cloning import clone_into
 from bireme.runtime.mountplan import STOCK, SkeletonPlan
 from bireme.runtime.plan import STOCK_KINDS, LaunchPlan
 from bireme.runtime.skeleton import Skeleton, build, make_dev
@@ -138,18 +137,107 @@ def spawn(request: SpawnRequest, ctl: socket.socket, cgroups: Joiner | None = No
     the same parent has to reap, 0 when none was needed.
     """
     _known_cgroup_mounts()
-    progress = init.Progress("clone")
+    if not any(request["namespaces"].values()):
+        spawn_several([request], [ctl], cgroups, parent=parent)
+        return 0
     try:
-        if any(request["namespaces"].values()):
-            pid, _ = process.clone3(_PARENT if parent else 0)
-            if pid == 0:
-                _stage(request, ctl, cgroups)
-            return pid
-        progress.stage = "dev"
-        _clone_child(request, ctl, _make_dev(request), cgroups, progress, parent=parent)
-    except (OSError, BiremeError) as error:
-        init.report(ctl, progress.stage, error)
-    return 0
+        pid, _ = process.clone3(_PARENT if parent else 0)
+        if pid == 0:
+            _stage(request, ctl, cgroups)
+    except OSError as error:
+        init.report(ctl, "clone", error)
+        return 0
+    return pid
+
+
+def spawn_several(
+    requests: list[SpawnRequest], ctls: list[socket.socket], cgroups: Joiner | None = None, *, parent: bool = True
+) -> None:
+    """`spawn` for children that join no namespaces by path.
+
+    They are cloned one right after the other: each clone makes the caller's memory read-only once more, so what is
+    done in between is paid for in copied pages. Until they are let go, together, they wait on one pipe; the caller's
+    death lets them leave, since each closes its copy of the writing end first.
+    """
+    births = []
+    for request, ctl in zip(requests, ctls, strict=True):
+        birth = _Birth(request, ctl, _PARENT if parent else 0)
+        try:
+            birth.prepare(cgroups)
+        except (OSError, BiremeError) as error:
+            birth.fail(error)
+            birth.close()
+        else:
+            births.append(birth)
+    _release(births, cgroups)
+
+
+def _release(births: list[_Birth], cgroups: Joiner | None) -> None:
+    """Clone them all, name them all, let them all go. Closes what is theirs."""
+    go = os.pipe()
+    try:
+        for birth in births:
+            birth.clone(go, cgroups)
+        os.write(go[1], b"+" * sum([birth.introduce() for birth in births]))
+    finally:
+        fds.close_quietly(*go)
+        for birth in births:
+            birth.close()
+
+
+class _Birth:
+    """One child of a caller that clones; -1 where a descriptor is not (any more)."""
+
+    __slots__ = ("cgroup_fd", "ctl", "dev", "error", "flags", "pid", "pidfd", "request", "stage")
+
+    def __init__(self, request: SpawnRequest, ctl: socket.socket, flags: int) -> None:
+        self.request = request
+        self.ctl = ctl
+        self.dev = self.cgroup_fd = self.pidfd = -1
+        self.pid = 0
+        kinds = request["namespaces"].items()
+        self.flags = flags | namespaces.flags_of(kind for kind, path in kinds if not path and kind != "cgroup")
+        self.error: OSError | None = None
+        self.stage = "dev"
+
+    def prepare(self, cgroups: Joiner | None) -> None:
+        """What can be done before the clone."""
+        self.dev = _make_dev(self.request)
+        self.stage = "clone"
+        if cgroups is not None and self.request["cgroup"]:
+            self.cgroup_fd = cgroups.clone_fd(self.request["cgroup"])
+
+    def clone(self, go: tuple[int, int], cgroups: Joiner | None) -> None:
+        """Returns in the caller only."""
+        try:
+            self.pid, self.pidfd = process.clone3(self.flags, pidfd=True, cgroup_fd=self.cgroup_fd)
+        except OSError as error:
+            self.error = error
+        else:
+            if self.pid == 0:
+                _child(self.request, self.ctl, go, self.dev, None if self.cgroup_fd >= 0 else cgroups)
+
+    def introduce(self) -> bool:
+        """Write the id maps and name the child to the starter; False when that failed, and the child is dead."""
+        try:
+            if self.error is not None:
+                raise self.error
+            self.stage = "id maps"
+            if self.request["uid_maps"]:
+                namespaces.write_id_maps(self.pid, self.request["uid_maps"], self.request["gid_maps"])
+            sync.send_child(self.ctl, self.pid, self.pidfd)
+        except (OSError, BiremeError) as error:
+            if self.pidfd >= 0:
+                process.kill_and_wait(self.pidfd)
+            self.fail(error)
+            return False
+        return True
+
+    def fail(self, error: BaseException) -> None:
+        init.report(self.ctl, self.stage, error)
+
+    def close(self) -> None:
+        fds.close_quietly(self.dev, self.cgroup_fd, self.pidfd)
 
 
 _REPORTED = 1
@@ -164,10 +252,11 @@ def _stage(request: SpawnRequest, ctl: socket.socket, cgroups: Joiner | None) ->
         if cgroups is not None and request["cgroup"]:
             cgroups.join(request["cgroup"])
         progress.stage = "dev"
-        dev = _make_dev(request)
+        birth = _Birth(request, ctl, _PARENT)
+        birth.prepare(None)
         progress.stage = "namespaces"
         _join_by_path(request["namespaces"])
-        _clone_child(request, ctl, dev, None, progress, parent=True)
+        _release([birth], None)
     except BaseException as error:
         init.report(ctl, progress.stage, error)
         os._exit(_REPORTED)
@@ -176,34 +265,6 @@ def _stage(request: SpawnRequest, ctl: socket.socket, cgroups: Joiner | None) ->
 
 def _make_dev(request: SpawnRequest) -> int:
     return make_dev(request["skeleton"] or STOCK, request["uid"], request["gid"])
-
-
-def _clone_child(
-    request: SpawnRequest,
-    ctl: socket.socket,
-    dev: int,
-    cgroups: Joiner | None,
-    progress: init.Progress,
-    *,
-    parent: bool,
-) -> None:
-    """Clone, write the id maps, tell the starter, let the child go. Closes `dev`."""
-    reader, writer = os.pipe()
-    pidfd = -1
-    try:
-        progress.stage = "clone"
-        flags = _PARENT if parent else 0
-        flags |= namespaces.flags_of(k for k, path in request["namespaces"].items() if not path and k != "cgroup")
-        pid, pidfd, joined = clone_into(cgroups, request["cgroup"], flags)
-        if pid == 0:
-            _child(request, ctl, (reader, writer), dev, None if joined else cgroups)
-        progress.stage = "id maps"
-        if request["uid_maps"]:
-            namespaces.write_id_maps(pid, request["uid_maps"], request["gid_maps"])
-        sync.send_child(ctl, pid, pidfd)
-        os.write(writer, b"+")
-    finally:
-        fds.close_quietly(dev, reader, writer, pidfd)
 
 
 _JOIN_ORDER = ("net", "ipc", "uts", "cgroup", "pid", "time", "user")

@@ -3,9 +3,11 @@
     Nursery.spawn(slot, ...)   zygote clones; child{pid} comes: hold its pidfd, put veths into its netns; ready: done
     Pool.claim(kind)           a spare, ready or on its way; None when there is none
 
-Spares are made in idle time, one after the other, and at once when fewer than half are left; after a minute without
-starts all but one of a kind are let go. A spare that dies is replaced; when three in a row cannot be made, the pool
-rests for a while and starts take the cold path, where the reason is reported.
+Spares are made several at once when fewer than half are left: cloned in a row they cost the zygote a third less each.
+The others are made in idle time, one after the other, once no start has come for a moment, so that those of a busy
+time are made together. After a minute without starts all but one of a kind are let go. A spare that dies is replaced;
+when three in a row cannot be made, the pool rests for a while and starts take the cold path, where the reason is
+reported.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from bireme.runtime import spare, sync
 from bireme.supervisor import program
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Mapping, Sequence
 
     from bireme.linux.poll import Loop
@@ -36,6 +39,8 @@ Done = "Callable[[Slot, BiremeError | None], None]"
 _SHRINK_AFTER_S = 60.0
 _SHRUNK = 1
 _REST_S = 5.0
+_AT_ONCE = 4
+_SETTLED_AFTER_S = 0.03
 _MAX_FAILURES = 3
 _MAX_TRIES = 10
 _MAX_TRIES_WITH_CHILD = 3
@@ -109,20 +114,37 @@ class Nursery:
         """Have the slot's first process made; `done(slot, error)` once it waits for its plan, or failed."""
         self._ask(Birth(slot, request, interfaces, done))
 
+    def spawn_spares(
+        self,
+        slots: Sequence[Slot],
+        interfaces: Sequence[Interface],
+        done: Callable[[Slot, BiremeError | None], None],
+    ) -> None:
+        """`spawn` for stock children of several slots, asked for in one message."""
+        births = [Birth(slot, spare.stock_request(slot.cgroup, slot.uid_base), interfaces, done) for slot in slots]
+        self._send(births, {"op": "spares", "requests": [birth.request for birth in births]})
+
     def _ask(self, birth: Birth) -> None:
-        ours, theirs = fdlib.seqpacket_pair()
+        self._send([birth], {"op": "spawn", "request": birth.request})
+
+    def _send(self, births: Sequence[Birth], message: Mapping[str, Any]) -> None:
+        """A socket for each; when the zygote is dead they wait for the next one."""
+        pairs = [fdlib.seqpacket_pair() for _ in births]
+        sent = self._zygote.send(message, [theirs.fileno() for _, theirs in pairs])
+        for birth, (ours, theirs) in zip(births, pairs, strict=True):
+            theirs.close()
+            birth.tries += 1
+            if sent:
+                self._listen(birth, ours)
+            else:
+                ours.close()
+                self._waiting.append(birth)
+
+    def _listen(self, birth: Birth, ours: socket.socket) -> None:
         ours.setblocking(False)
         birth.slot.ctl = ours
-        birth.tries += 1
-        with theirs:
-            sent = self._zygote.send({"op": "spawn", "request": birth.request}, [theirs.fileno()])
-        if sent:
-            self._births.add(birth)
-            self._loop.add(ours.fileno(), lambda _mask: self._on_message(birth))
-        else:
-            ours.close()
-            birth.slot.ctl = None
-            self._waiting.append(birth)
+        self._births.add(birth)
+        self._loop.add(ours.fileno(), lambda _mask: self._on_message(birth))
 
     def _on_message(self, birth: Birth) -> None:
         slot = birth.slot
@@ -230,11 +252,15 @@ class Pool:
         self._wanted: dict[str, int] = {}
         self._spares: dict[str, deque[Slot]] = {"none": deque(), "bridge": deque()}
         self._claims: dict[int, Callable[[Slot, BiremeError | None], None]] = {}
+        self._short: set[str] = set()
+        """Kinds of which several are built in the next turn, after the start that took one."""
         self._bridge: Interface | None = None
         self._failures = 0
         self._resting_until_s = 0.0
         self._complained = False
         self._last_start_s = 0.0
+        self._last_claim_s = 0.0
+        self._settling = False
         self._shrinking = False
         self._shrink_after_s = shrink_after_s
         self.ending = False
@@ -258,14 +284,16 @@ class Pool:
         if kind == "bridge" and (self._bridge is None or self._bridge["bridge"] != bridge):
             return None
         self._touch()
+        self._last_claim_s = self._last_start_s
         spares = self._spares.get(kind)
-        if not spares:
+        if spares is None:
             return None
-        slot = spares.popleft()
-        if slot.ready and slot.ctl is not None:
+        slot = spares.popleft() if spares else None
+        if len(spares) < self._wanted.get(kind, 0) // 2 and kind not in self._short:
+            self._short.add(kind)
+            self._loop.call_soon(lambda: self._build_several(kind))
+        if slot is not None and slot.ready and slot.ctl is not None:
             self._loop.remove(slot.ctl.fileno())
-        if len(spares) < self._wanted[kind] // 2:
-            self._build(kind)
         return slot
 
     def when_ready(self, slot: Slot, done: Callable[[Slot, BiremeError | None], None]) -> None:
@@ -274,30 +302,50 @@ class Pool:
 
     def refill(self) -> bool:
         """Idle work: begin one spare where one is missing; True when there may be more."""
-        if self.ending or time.monotonic() < self._resting_until_s:
+        now_s = time.monotonic()
+        if self.ending or now_s < self._resting_until_s:
+            return False
+        rest_s = self._last_claim_s + _SETTLED_AFTER_S - now_s
+        if rest_s > 0:
+            self._refill_later(rest_s)
             return False
         for kind, spares in self._spares.items():
             if len(spares) < self._target(kind):
                 return self._build(kind)
         return False
 
+    def _refill_later(self, delay_s: float) -> None:
+        if not self._settling:
+            self._settling = True
+            self._loop.call_later(delay_s, self._settled)
+
+    def _settled(self) -> None:
+        self._settling = False
+        self._loop.wake_idle()
+
     def _target(self, kind: str) -> int:
         wanted = self._wanted.get(kind, 0)
         quiet = time.monotonic() - self._last_start_s >= self._shrink_after_s
         return min(wanted, _SHRUNK) if quiet else wanted
 
-    def _build(self, kind: str) -> bool:
+    def _build_several(self, kind: str) -> None:
+        self._short.discard(kind)
+        self._build(kind, min(self._wanted[kind] - len(self._spares[kind]), _AT_ONCE))
+
+    def _build(self, kind: str, count: int = 1) -> bool:
+        """Begin some; False when none could be."""
         if self.ending or time.monotonic() < self._resting_until_s:
             return False
+        slots: list[Slot] = []
         try:
-            slot = self._slots.make(kind)
+            slots.extend(self._slots.make(kind) for _ in range(count))
         except (OSError, BiremeError) as error:
             self._failed(as_failure("cgroup", error))
-            return False
-        self._spares[kind].append(slot)
-        interfaces = [self._bridge] if kind == "bridge" and self._bridge is not None else []
-        self._nursery.spawn(slot, spare.stock_request(slot.cgroup, slot.uid_base), interfaces, self._born)
-        return True
+        if slots:
+            self._spares[kind].extend(slots)
+            interfaces = [self._bridge] if kind == "bridge" and self._bridge is not None else []
+            self._nursery.spawn_spares(slots, interfaces, self._born)
+        return bool(slots)
 
     def _born(self, slot: Slot, error: BiremeError | None) -> None:
         claim = self._claims.pop(slot.number, None)

@@ -7,6 +7,7 @@ the same reason: the supervisor's memory is not pristine any more.
     supervisor                               zygote
       configure{subtree}             ---->
       spawn{request} + [ctl]         ---->   clones the stage (CLONE_PARENT: the supervisor is its parent), goes on
+      spares{requests} + [ctl, ...]  ---->   the same for several children, cloned in a row
       exec{request} + [ctl, pidfd]   ---->   the same for one more process of an instance
 
 Nothing is answered: the stage and the child speak on ctl, and what fails here is reported there too.
@@ -59,7 +60,10 @@ class Zygote:
                 self._cgroups.close()
             self._cgroups = open_cgroups(message["subtree"])
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=fds.pop(0)) as ctl:
+        if operation == "spares":
+            self._make_spares(message["requests"], [_socket(fds.pop(0)) for _ in message["requests"]])
+            return
+        with _socket(fds.pop(0)) as ctl:
             try:
                 if operation == "spawn":
                     spare.spawn(message["request"], ctl, self._cgroups)
@@ -67,6 +71,19 @@ class Zygote:
                     runtime_exec.spawn_exec(message["request"], ctl, fds[0], self._cgroups)
             except OSError as error:
                 init.report(ctl, "clone", error)
+
+    def _make_spares(self, requests: list[spare.SpawnRequest], ctls: list[socket.socket]) -> None:
+        try:
+            spare.spawn_several(requests, ctls, self._cgroups)
+        except OSError as error:
+            for ctl in ctls:
+                init.report(ctl, "clone", error)
+        for ctl in ctls:
+            ctl.close()
+
+
+def _socket(fd: int) -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=fd)
 
 
 def run(control: socket.socket) -> None:

@@ -115,6 +115,41 @@ def test_a_spare_sees_nothing_of_the_host(parked: Parked) -> None:
     assert sorted(os.listdir(f"/proc/{parked.pid}/root")) == [".empty", "dev", "proc", "sys"]
 
 
+def test_of_several_cloned_in_a_row_one_may_fail() -> None:
+    requests = [spare.stock_request("", UID_BASE + 65536 * number) for number in range(3)]
+    requests[1]["gid_maps"] = [[0, UID_BASE, 0]]
+    pairs = [fd.seqpacket_pair() for _ in requests]
+    spare.spawn_several(requests, [theirs for _, theirs in pairs], parent=False)
+    for _, theirs in pairs:
+        theirs.close()
+    pidfds = []
+    for number, (ctl, _) in enumerate(pairs):
+        received = sync.receive_message(ctl)
+        assert received is not None
+        message, fds = received
+        if number == 1:
+            assert (message["m"], message["stage"]) == ("error", "id maps")
+            assert sync.receive_message(ctl) is None
+            continue
+        pidfds += fds
+        assert sync.receive_message(ctl) == ({"m": "ready"}, [])
+        open_ones = [
+            os.readlink(f"/proc/{message['pid']}/fd/{name}") for name in os.listdir(f"/proc/{message['pid']}/fd")
+        ]
+        assert sum(target.startswith("socket:") for target in open_ones) == 1, open_ones
+        assert f"Uid:\t{requests[number]['uid']}\t" in Path(f"/proc/{message['pid']}/status").read_text()
+    for ctl, _ in pairs:
+        ctl.close()
+    for pidfd in pidfds:
+        ended = process.wait_pidfd(pidfd)
+        assert ended is not None
+        assert ended.code == 0
+        os.close(pidfd)
+    failed = process.wait_any()
+    assert failed is not None
+    assert failed.signal == 9
+
+
 def test_a_plan_meets_a_spare(host: Host, parked: Parked) -> None:
     config = defaults.default_config(["sh", "-c", "id -u; hostname; touch /x"])
     plan = plan_launch(config, host.root(), user="0", seccomp="default")

@@ -16,7 +16,7 @@ from tests.support.faketools import ManualLoop
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 BRIDGE: Any = {"name": "eth0", "bridge": "br0", "address": "", "prefix_len": 0, "gateway": "", "mac": "", "mtu": 1500}
 
@@ -47,18 +47,15 @@ class FakeNursery:
 
     def __init__(self) -> None:
         self.births: list[tuple[Slot, Callable[[Slot, Any], None]]] = []
+        self.batches: list[int] = []
         self.interfaces: list[int] = []
         self.others: list[socket.socket] = []
 
-    def spawn(
-        self,
-        slot: Slot,
-        _request: Mapping[str, Any],
-        interfaces: Sequence[Any],
-        done: Callable[[Slot, Any], None],
-    ) -> None:
-        self.births.append((slot, done))
-        self.interfaces.append(len(interfaces))
+    def spawn_spares(self, slots: Sequence[Slot], interfaces: Sequence[Any], done: Callable[[Slot, Any], None]) -> None:
+        self.batches.append(len(slots))
+        for slot in slots:
+            self.births.append((slot, done))
+            self.interfaces.append(len(interfaces))
 
     def finish(self, error: Exception | None = None) -> Slot:
         slot, done = self.births.pop(0)
@@ -130,18 +127,33 @@ def test_no_bridge_no_spares_for_it(yard: Yard) -> None:
     assert yard.pool.ready("bridge") == 0
 
 
-def test_the_oldest_is_claimed_and_few_are_refilled_at_once(yard: Yard) -> None:
-    yard.pool.configure({"none": 4, "bridge": 0}, None)
+def test_the_oldest_is_claimed_and_several_are_made_when_few_are_left(yard: Yard) -> None:
+    yard.pool.configure({"none": 8, "bridge": 0}, None)
     yard.fill()
-    claimed = [yard.pool.claim("none", "") for _ in range(2)]
-    assert [slot.number for slot in claimed if slot] == [1, 2]
-    assert yard.nursery.births == []
-    third = yard.pool.claim("none", "")
-    assert third is not None
-    assert len(yard.nursery.births) == 1
-    for slot in [*claimed, third]:
+    yard.nursery.batches.clear()
+    claimed = [yard.pool.claim("none", "") for _ in range(4)]
+    assert [slot.number for slot in claimed if slot] == [1, 2, 3, 4]
+    yard.loop.fire()
+    assert yard.nursery.batches == []
+    claimed += [yard.pool.claim("none", "") for _ in range(2)]
+    assert yard.nursery.batches == [], "the start comes first"
+    yard.loop.fire()
+    assert yard.nursery.batches == [4]
+    for slot in claimed:
         assert slot is not None
         yard.slots.dispose(slot)
+
+
+def test_in_a_busy_time_nothing_is_made_while_half_are_left(yard: Yard) -> None:
+    yard.pool.configure({"none": 4, "bridge": 0}, None)
+    yard.fill()
+    claimed = yard.pool.claim("none", "")
+    assert claimed is not None
+    assert not yard.pool.refill()
+    woken = yard.loop.idle_wakes
+    yard.loop.fire()
+    assert yard.loop.idle_wakes == woken + 1
+    yard.slots.dispose(claimed)
 
 
 def test_one_on_its_way_can_be_claimed(yard: Yard) -> None:
@@ -220,16 +232,15 @@ def test_quiet_leaves_one_of_a_kind() -> None:
 
 def test_at_the_end_everything_goes_also_what_arrives_late(yard: Yard) -> None:
     yard.pool.configure({"none": 3, "bridge": 0}, None)
-    yard.fill()
-    claimed = yard.pool.claim("none", "")
-    assert claimed is not None
+    for _ in range(2):
+        yard.pool.refill()
+        yard.nursery.finish()
     yard.pool.refill()
     yard.pool.discard_all()
     assert yard.pool.building == 1
     yard.nursery.finish()
     assert (yard.pool.building, yard.pool.ready("none")) == (0, 0)
     assert not yard.pool.refill()
-    yard.slots.dispose(claimed)
 
 
 def test_failures_keep_stage_and_errno() -> None:
