@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -177,5 +178,23 @@ class TestMicrovmDriver(DriverContract):
             with pytest.raises(Unsupported, match="pids-limit"):
                 await driver.update(placement.id, msgspec.structs.replace(placement.spec, limits=Limits(pids=5)))
             await h.finish(placement)
+
+        self.drive(scenario)
+
+    def test_a_machine_that_ended_at_once_can_be_asked_when_it_runs_again(self) -> None:
+        async def scenario(h: Harness) -> None:
+            driver: Any = h.driver
+            flag = f"/tmp/{os.getpid()}-{os.urandom(4).hex()}"
+            placement = h.place("sh", "-c", f"test -e {flag} && exec sleep 1000")
+            try:
+                await driver.start(placement)
+                assert (await h.ended(placement)).code == 1
+                await driver.settle(placement.id)
+                pathlib.Path(flag).touch()
+                await driver.start(placement)
+                assert [row.command for row in await driver.processes(placement.id)] != []
+                await h.finish(placement)
+            finally:
+                pathlib.Path(flag).unlink(missing_ok=True)
 
         self.drive(scenario)

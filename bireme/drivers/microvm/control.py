@@ -36,6 +36,7 @@ class MachineControl:
         patience_s: float = PATIENCE_S,
     ) -> None:
         self.identity = identity
+        self.path = path
         self.paused = False
         self._patience_s = patience_s
         self._channel = Channel(path, "the machine", self._told, self._on_lost, MAX_QUEUED)

@@ -116,8 +116,11 @@ class MicrovmDriver(SupervisedDriver):
         return rows
 
     def _add_control(self, identity: InstanceId, path: str) -> MachineControl:
+        """A machine that was started anew has a socket of its own."""
         control = self._controls.get(identity)
-        if control is None:
+        if control is None or control.path != path:
+            if control is not None:
+                control.close()
             control = self._controls[identity] = MachineControl(identity, path, self._told, self._patience_s)
         return control
 
@@ -152,7 +155,7 @@ class MicrovmDriver(SupervisedDriver):
             parts = await asyncio.to_thread(self._parts, placement, kernel)
             plan = machines.launch_plan(machines.plan_machine(placement, parts))
             answer = await self._launch(placement, plan, resources(spec.limits))
-        if answer["pid"]:
+        if placement.id in self._running:
             self._add_control(placement.id, answer["control"])
         return to_started(answer)
 

@@ -30,6 +30,9 @@ class SupervisedDriver:
         self._supervisor = supervisor
         self._on_exit: OnExit | None = None
         self._running: set[InstanceId] = set()
+        self._launching: dict[InstanceId, int] = {}
+        """Starts that wait for their answer, and when an exit that was told meanwhile happened: an earlier run's, which
+        is told again, or this one's."""
         supervisor.add(self)
 
     # Tenant
@@ -48,6 +51,8 @@ class SupervisedDriver:
 
     def _ended(self, identity: InstanceId, status: ExitStatus) -> None:
         self._running.discard(identity)
+        if identity in self._launching:
+            self._launching[identity] = status.finished_at_ns
         if self._on_exit is not None:
             self._on_exit(identity, status)
 
@@ -68,6 +73,7 @@ class SupervisedDriver:
             "open_stdin": spec.open_stdin,
             "stdin_once": spec.stdin_once,
         }
+        self._launching[identity] = 0
         try:
             try:
                 answer, _ = await self._supervisor.call("launch", **request)
@@ -75,7 +81,9 @@ class SupervisedDriver:
                 answer = await self._launch_again(identity, request)
         except LaunchRefused as refused:
             raise start_error(refused, spec.process.args[0]) from refused
-        if answer["pid"]:
+        finally:
+            ended_at_ns = self._launching.pop(identity)
+        if answer["pid"] and ended_at_ns < answer["started_at_ns"]:
             self._running.add(identity)
         return cast(Launched, answer)
 
