@@ -28,6 +28,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -303,6 +304,7 @@ int main(void)
 		for (;;)
 			pause();
 	say("done", 1);
+	tcdrain(STDOUT_FILENO);
 	if (pwrite(ports, "", 1, EXIT_PORT) != 1 && !iopl(3))
 		outb(0, EXIT_PORT);
 	reboot(RB_AUTOBOOT);

@@ -245,8 +245,8 @@ def _serve_net(listeners: list[socket.socket], rates: dict[str, float]) -> None:
 def memory(setup: Setup, turns: int) -> Iterator[Line]:
     """An idle machine with a disk and an interface: what the monitor's processes hold beyond guest memory."""
     taken = take_turns(turns, lambda subject: _memory_once(subject, setup))
-    for name, values in taken.items():
-        yield from compare(f"memory: {name}", "MiB", values)
+    yield from compare("memory beyond the guest's", "MiB", taken["beyond the guest's"])
+    yield from compare("processes", "", taken["processes"])
 
 
 def _memory_once(subject: Subject, setup: Setup) -> dict[str, float]:
