@@ -38,8 +38,8 @@ FILES = (
     "microvm_driver",
     "microvm_engine",
 )
-"""What depends on cgroup v2, systemd or the distribution's kernel (4 minutes on two idle cores), and what boots Linux in
-a machine."""
+"""What depends on cgroup v2, systemd or the distribution's kernel (4 minutes on two idle cores), and what boots Linux
+in a machine."""
 TOO_SLOW = "not needs_cgroup_v1 and not slow"
 SELECTION = ["-q", "tests/guest", *(f"tests/integration/test_{name}.py" for name in FILES), "-m", TOO_SLOW]
 SELECTION += ["--deselect", "tests/integration/test_cli_run.py::test_a_pipe_through_a_container"]
