@@ -134,6 +134,7 @@ def density(field: Field) -> Iterator[Row]:
     """What many running containers cost: memory of ours each, the list, CPU while nothing happens, a further start."""
     api, name = Api(field.engine.socket), Engine.name
     before = Series([timed_ms(lambda: api.life("none")) for _ in range(20)]).median
+    time.sleep(5)  # spares that are made meanwhile are not the containers'
     empty = field.engine.pss_kib()
     made: list[str] = []
 
