@@ -56,7 +56,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from bireme.errors import BiremeError, Internal, Invalid, Unsupported, from_wire, to_wire
+from bireme.errors import BiremeError, Internal, Invalid, from_wire, to_wire
+from bireme.wire import versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -276,13 +277,5 @@ def kind_of(row: Mapping[str, Any]) -> str:
 
 
 def agreed_version(theirs: object) -> int:
-    """The version both sides speak; Unsupported when the other side is too old, Invalid when it is no number."""
-    if not isinstance(theirs, int) or isinstance(theirs, bool):
-        raise Invalid("hello without a version", place="supervision")
-    if theirs < OLDEST:
-        raise Unsupported(
-            f"supervision protocol version {theirs} is too old, {OLDEST} to {VERSION} are spoken here",
-            place="supervision",
-            hint="restart the older program",
-        )
-    return min(theirs, VERSION)
+    """`versions.agree` for this protocol."""
+    return versions.agree(theirs, OLDEST, VERSION, "supervision protocol", "supervision")

@@ -42,7 +42,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
-from bireme.errors import Invalid, Unsupported
+from bireme.errors import Invalid
+from bireme.wire import versions
 from bireme.wire.supervision import (
     INLINE_LIMIT,
     MAX_MESSAGE,
@@ -199,13 +200,5 @@ def check_exec(message: Exec, descriptors: int) -> tuple[str, ...]:
 
 
 def agreed_version(theirs: object) -> int:
-    """The version both sides speak; Unsupported when the other side is too old, Invalid when it is no number."""
-    if not isinstance(theirs, int) or isinstance(theirs, bool):
-        raise Invalid("hello without a version", place="vmcontrol")
-    if theirs < OLDEST:
-        raise Unsupported(
-            f"machine control version {theirs} is too old, {OLDEST} to {VERSION} are spoken here",
-            place="vmcontrol",
-            hint="restart the older program",
-        )
-    return min(theirs, VERSION)
+    """`versions.agree` for this protocol."""
+    return versions.agree(theirs, OLDEST, VERSION, "machine control", "vmcontrol")
