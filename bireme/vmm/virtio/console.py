@@ -15,7 +15,7 @@ import os
 from typing import TYPE_CHECKING
 
 from bireme.linux.layout import Layout
-from bireme.vmm.virtio.device import BUDGET, TRANSPORT_FEATURES, DataPath, DeviceId, VirtioDevice
+from bireme.vmm.virtio.device import TRANSPORT_FEATURES, DataPath, DeviceId, VirtioDevice
 from bireme.vmm.virtio.queue import Chain, QueueBroken, Virtqueue, split
 
 if TYPE_CHECKING:
@@ -88,22 +88,7 @@ class ConsolePath(DataPath):
 
     def _receive(self) -> bool:
         """Type into the driver's buffers as long as there are some; the rest waits in the descriptor."""
-        queue = self.queues[RECEIVE]
-        if queue is None or self._source < 0:
-            return False
-        queue.disable_kicks()
-        count = 0
-        try:
-            while count < BUDGET:
-                if not self._hold(queue) and not (queue.enable_kicks() and self._hold(queue)):
-                    return False
-                if not self._receive_one(queue):
-                    return False
-                count += 1
-        finally:
-            self.counters["chains"] += count
-            self.deliver(queue)
-        return True
+        return self._source >= 0 and self.feed(RECEIVE, self._hold, self._receive_one)
 
     def _hold(self, queue: Virtqueue) -> bool:
         """Have a buffer in hand."""

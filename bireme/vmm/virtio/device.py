@@ -183,6 +183,26 @@ class DataPath:
         self.counters["chains"] += count
         return more
 
+    def feed(self, index: int, hold: Callable[[Virtqueue], bool], give: Callable[[Virtqueue], bool]) -> bool:
+        """`drain` for a queue of empty buffers: as long as `hold` has some in hand, `give` fills and pushes them (False
+        when there is nothing for the driver now), up to the budget; deliver."""
+        queue = self.queues[index]
+        if queue is None:
+            return False
+        queue.disable_kicks()
+        count = 0
+        try:
+            while count < BUDGET:
+                if not hold(queue) and not (queue.enable_kicks() and hold(queue)):
+                    return False
+                if not give(queue):
+                    return False
+                count += 1
+        finally:
+            self.counters["chains"] += count
+            self.deliver(queue)
+        return True
+
     def describe(self) -> dict[str, object]:
         """For `explain`: state, counters, queues."""
         return {

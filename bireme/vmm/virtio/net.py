@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from bireme.linux.layout import Layout
 from bireme.linux.libc import SyscallError
 from bireme.linux.tun import Offload, set_offload
-from bireme.vmm.virtio.device import BUDGET, TRANSPORT_FEATURES, DataPath, DeviceId, VirtioDevice
+from bireme.vmm.virtio.device import TRANSPORT_FEATURES, DataPath, DeviceId, VirtioDevice
 from bireme.vmm.virtio.queue import Chain, QueueBroken, Virtqueue
 
 if TYPE_CHECKING:
@@ -158,22 +158,7 @@ class NetPath(DataPath):
     # Host to guest.
 
     def _receive(self) -> bool:
-        queue = self.queues[RECEIVE]
-        if queue is None:
-            return False
-        queue.disable_kicks()
-        count = 0
-        try:
-            while count < BUDGET:
-                if not self._gather(queue) and not (queue.enable_kicks() and self._gather(queue)):
-                    return False
-                if not self._receive_one(queue):
-                    return False
-                count += 1
-        finally:
-            self.counters["chains"] += count
-            self.deliver(queue)
-        return True
+        return self.feed(RECEIVE, self._gather, self._receive_one)
 
     def _gather(self, queue: Virtqueue) -> bool:
         """Take chains until the largest packet fits; whether there is any."""
