@@ -8,7 +8,6 @@ files meanwhile: which are needed is known only when all are there.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -16,15 +15,15 @@ import sys
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from bireme.errors import BiremeError, Internal, Invalid, Unavailable, to_wire
+from bireme.errors import BiremeError, Invalid
 from bireme.image import deb
 from bireme.image.kernelfile import KERNEL_MAX_BYTES, KernelFile, extract_vmlinux, parse_kernel
 from bireme.image.modules import SUFFIXES, module_name, parse_modinfo, select, write_archive
 from bireme.linux import capabilities
 from bireme.storage import jail
+from bireme.storage.answering import Say, serve
 from bireme.storage.codec import decode, open_maker
 from bireme.storage.tar import Kind, TarReader
-from bireme.storage.worker import tell
 
 _SCRATCH = "scratch"
 _SMALL_MAX_BYTES = 16 << 20
@@ -44,22 +43,9 @@ _CONFIG_KEPT = (
 )
 """Flags that decide what a machine with this kernel can do, for people who look at it."""
 
-Say = Callable[[str], None]
-
 
 def main() -> int:
-    request = json.loads(sys.argv[1])
-    control = int(request["control"])
-    try:
-        answer: dict[str, Any] = {"ok": _work(request, lambda words: tell(control, {"progress": words}))}
-    except MemoryError:
-        answer = {"error": to_wire(Unavailable("the kernel needs too much memory to read"))}
-    except RecursionError as error:
-        answer = {"error": to_wire(Internal(str(error)))}
-    except Exception as error:
-        answer = {"error": to_wire(error)}
-    tell(control, answer)
-    return 0
+    return serve(_work, "the kernel needs too much memory to read")
 
 
 def _work(request: dict[str, Any], say: Say) -> dict[str, Any]:

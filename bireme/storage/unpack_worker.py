@@ -6,16 +6,15 @@ six capabilities it needs to write files of any owner and kind (jail.py).
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from bireme.errors import Internal, Unavailable, to_wire
 from bireme.linux import capabilities
 from bireme.oci.digest import SHA256, new_hash, prepare_for_long
 from bireme.storage import jail
+from bireme.storage.answering import Say, serve
 from bireme.storage.codec import MAGIC_MAX_BYTES, compression_of, decode
 from bireme.storage.layer import LayerWriter
 from bireme.storage.tar import TarReader
@@ -27,27 +26,10 @@ _CAPABILITIES = capabilities.mask_of(
 
 
 def main() -> int:
-    request = json.loads(sys.argv[1])
-    control = int(request["control"])
-    try:
-        answer: dict[str, Any] = {"ok": _work(request, lambda done: _tell(control, {"progress": done}))}
-    except MemoryError:
-        answer = {"error": to_wire(Unavailable("the layer needs too much memory to unpack"))}
-    except RecursionError as error:
-        answer = {"error": to_wire(Internal(str(error)))}
-    except Exception as error:
-        answer = {"error": to_wire(error)}
-    _tell(control, answer)
-    return 0
+    return serve(_work, "the layer needs too much memory to unpack")
 
 
-def _tell(control: int, message: dict[str, Any]) -> None:
-    view = memoryview(json.dumps(message).encode() + b"\n")
-    while view:
-        view = view[os.write(control, view) :]
-
-
-def _work(request: dict[str, Any], progress: Callable[[int], None]) -> dict[str, Any]:
+def _work(request: dict[str, Any], progress: Say) -> dict[str, Any]:
     source = _HashedSource(int(request["blob"]), progress)
     head = source.read(MAGIC_MAX_BYTES)
     chunks = decode(source.read, head)

@@ -83,10 +83,3 @@ def _listen(readline: Callable[[int], bytes], progress: OnMessage | None) -> tup
         elif progress is not None:
             progress(message["progress"])
     return reply, noise.decode("utf-8", "replace")
-
-
-def tell(control: int, message: Mapping[str, Any]) -> None:
-    """In the worker: one message to the engine."""
-    view = memoryview(json.dumps(message).encode() + b"\n")
-    while view:
-        view = view[os.write(control, view) :]
