@@ -133,6 +133,25 @@ def seqpacket_pair(send_buffer_bytes: int = 0) -> tuple[socket.socket, socket.so
     return pair
 
 
+def seqpacket_listener(path: str, backlog: int) -> socket.socket:
+    """A listening SOCK_SEQPACKET socket that only its owner may open; a stale one in its place is removed.
+
+    The mask is the process's: nobody else may make files meanwhile.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    before = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(before)
+    listener.listen(backlog)
+    return listener
+
+
 def tee(source: int, target: int, count: int, flags: int = 0x2) -> int:
     """Duplicate bytes of one pipe into another without consuming them; the number copied. tee(2).
 

@@ -69,7 +69,7 @@ def spawn_exec(
                 namespaces.setns(home, _PID, subject="our own pid namespace")
         sync.send_child(ctl, pid, child_pidfd)
     except (OSError, BiremeError) as error:
-        init.report(ctl, progress.stage, error)
+        sync.report(ctl, progress.stage, error)
     finally:
         fds.close_quietly(child_pidfd)
     return 0
@@ -96,7 +96,7 @@ def _child(request: ExecRequest, ctl: socket.socket, pidfd: int, cgroups: Joiner
             os._exit(0)
         _finish(started[0]["plan"], started[1], ctl, progress)
     except BaseException as error:
-        init.report(ctl, progress.stage, error)
+        sync.report(ctl, progress.stage, error)
         os._exit(sync.exit_code(progress.stage, getattr(error, "errno", 0) or 0))
 
 

@@ -57,14 +57,6 @@ def run_hooks(kind: str, message: dict[str, Any]) -> None:
         hook_runner(kind, message)
 
 
-def report(ctl: socket.socket, stage: str, error: BaseException) -> None:
-    """Tell the starter; when it is gone nobody wants to know."""
-    try:
-        sync.send_message(ctl, sync.describe_error(stage, error))
-    except OSError:
-        return
-
-
 _SIGNALS = tuple(
     map(int, (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP))
 )
@@ -159,7 +151,7 @@ def execute(
 def _refused(program: str, error: OSError, ctl: socket.socket) -> NoReturn:
     text = (error.strerror or "").lower()
     failure = sync.StartFailed("exec", error.errno or 0, program, f"exec {program}: {text}")
-    report(ctl, "exec", failure)
+    sync.report(ctl, "exec", failure)
     os._exit(failure.code)
 
 

@@ -145,7 +145,7 @@ def spawn(request: SpawnRequest, ctl: socket.socket, cgroups: Joiner | None = No
         if pid == 0:
             _stage(request, ctl, cgroups)
     except OSError as error:
-        init.report(ctl, "clone", error)
+        sync.report(ctl, "clone", error)
         return 0
     return pid
 
@@ -234,7 +234,7 @@ class _Birth:
         return True
 
     def fail(self, error: BaseException) -> None:
-        init.report(self.ctl, self.stage, error)
+        sync.report(self.ctl, self.stage, error)
 
     def close(self) -> None:
         fds.close_quietly(self.dev, self.cgroup_fd, self.pidfd)
@@ -258,7 +258,7 @@ def _stage(request: SpawnRequest, ctl: socket.socket, cgroups: Joiner | None) ->
         _join_by_path(request["namespaces"])
         _release([birth], None)
     except BaseException as error:
-        init.report(ctl, progress.stage, error)
+        sync.report(ctl, progress.stage, error)
         os._exit(_REPORTED)
     os._exit(0)
 
@@ -305,7 +305,7 @@ def _child(
         message, files = started
         init.finish(message["plan"], files, ctl, skeleton, progress)
     except BaseException as error:
-        init.report(ctl, progress.stage, error)
+        sync.report(ctl, progress.stage, error)
         os._exit(sync.exit_code(progress.stage, getattr(error, "errno", 0) or 0))
 
 

@@ -159,3 +159,11 @@ def describe_error(stage: str, error: BaseException) -> Reply:
     else:
         message = f"{type(error).__name__}: {error}"
     return {"m": "error", "stage": stage, "errno": number, "subject": subject, "message": message}
+
+
+def report(ctl: socket.socket, stage: str, error: BaseException) -> None:
+    """Tell the starter; when it is gone nobody wants to know."""
+    try:
+        send_message(ctl, describe_error(stage, error))
+    except OSError:
+        return

@@ -40,7 +40,7 @@ from bireme.supervisor.operations import Operations
 from bireme.supervisor.output import Outputs
 from bireme.supervisor.recovery import Past, Recovery
 from bireme.supervisor.relaying import Relaying
-from bireme.supervisor.server import Caller, Server, listen
+from bireme.supervisor.server import Caller, Server
 from bireme.supervisor.service import Service
 from bireme.supervisor.slots import UID_BASE, Slots
 from bireme.supervisor.succession import Succession
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
     from bireme.runtime.plan import Interface
 
+_BACKLOG = 64
 _QUIET_S = 0.005
 _RETRY_S = 0.05
 _COLLECT_AFTER = 2000
@@ -139,7 +140,7 @@ class Supervisor:
         fd = self._taken("listen")
         if fd >= 0:
             return socket.socket(fileno=fd)
-        sock = listen(self._path("supervisor.sock"))
+        sock = fdlib.seqpacket_listener(self._path("supervisor.sock"), _BACKLOG)
         self.keeper.hold({"listen": sock.fileno()})
         return sock
 

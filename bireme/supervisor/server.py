@@ -205,19 +205,3 @@ class Server:
         self.loop.remove(self._listener.fileno())
         for client in list(self.clients):
             self.drop(client)
-
-
-def listen(path: str) -> socket.socket:
-    """A listening socket only its owner may open; a stale one in its place is removed."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    old = os.umask(0o177)
-    try:
-        sock.bind(path)
-    finally:
-        os.umask(old)
-    sock.listen(64)
-    return sock

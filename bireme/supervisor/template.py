@@ -26,19 +26,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 from bireme.errors import BiremeError
 from bireme.linux import fd as fdlib
 from bireme.linux import process
-from bireme.linux.cgroup import open_cgroups
 from bireme.linux.process import CloneFlags
 from bireme.runtime import sync
 from bireme.runtime.cloning import clone_into
 from bireme.supervisor import program
-from bireme.supervisor.service import unspill
-from bireme.supervisor.zygote import give_up_protection
-from bireme.wire import supervision
+from bireme.supervisor.cloner import Cloner, give_up_protection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bireme.linux.cgroup import CgroupManager
 
 NAME = "bireme-machines"
 CHILD_NAME = "bireme-vmm"
@@ -91,38 +87,24 @@ class Starter:
         self._ctl.close()
 
 
-class Template:
-    """The loop: one message, one clone."""
+class Template(Cloner):
+    """A clone for each message."""
 
     def __init__(self, control: socket.socket, monitor: Monitor) -> None:
-        self._control = control
+        super().__init__(control)
         self._monitor = monitor
-        self._cgroups: CgroupManager | None = None
 
-    def run(self) -> None:
-        """Until the supervisor closes the socket."""
+    def warm(self) -> None:
         self._monitor.warm()
         gc.collect()
         gc.freeze()
-        while True:
-            data, fds = fdlib.recv_fds(self._control)
-            if not data:
-                return
-            message, own = supervision.decode(data, fds, unspill=unspill)
-            self._obey(message, own)
-            fdlib.close_quietly(*own)
 
-    def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
-        if message["op"] == "configure":
-            if self._cgroups is not None:
-                self._cgroups.close()
-            self._cgroups = open_cgroups(message["subtree"])
-            return
+    def obey(self, message: dict[str, Any], fds: list[int]) -> None:
         with socket.socket(fileno=os.dup(fds[0])) as ctl:
             try:
                 self._spawn(message["request"]["cgroup"], ctl)
             except (OSError, BiremeError) as error:
-                _report(ctl, "clone", error)
+                sync.report(ctl, "clone", error)
 
     def _spawn(self, cgroup: str, ctl: socket.socket) -> None:
         reader, writer = os.pipe()
@@ -158,18 +140,9 @@ class Template:
             self._monitor.run(message["plan"], stdio, Starter(ctl))
         except BaseException as error:
             program.log_traceback("vmm", f"{type(error).__name__}: {error}")
-            _report(ctl, "monitor", error)
+            sync.report(ctl, "monitor", error)
         finally:
             os._exit(code)
-
-
-def _report(ctl: socket.socket, stage: str, error: BaseException) -> None:
-    if ctl.fileno() < 0:
-        return
-    try:
-        sync.send_message(ctl, sync.describe_error(stage, error))
-    except OSError:
-        return
 
 
 def main() -> None:

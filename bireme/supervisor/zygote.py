@@ -17,49 +17,27 @@ from __future__ import annotations
 
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bireme.linux import fd as fdlib
 from bireme.linux import process
-from bireme.linux.cgroup import open_cgroups
 from bireme.runtime import exec as runtime_exec
-from bireme.runtime import init, spare
+from bireme.runtime import spare, sync
 from bireme.supervisor import program
-from bireme.supervisor.service import unspill
-from bireme.wire import supervision
-
-if TYPE_CHECKING:
-    from bireme.linux.cgroup import CgroupManager
+from bireme.supervisor.cloner import Cloner, give_up_protection
 
 NAME = "bireme-zygote"
 """In /proc/PID/comm, also of children that have not executed anything yet."""
 
 
-class Zygote:
-    """The loop: one message, one clone."""
+class Zygote(Cloner):
+    """A clone for each message; several for `spares`."""
 
-    def __init__(self, control: socket.socket) -> None:
-        self._control = control
-        self._cgroups: CgroupManager | None = None
-
-    def run(self) -> None:
-        """Until the supervisor closes the socket."""
+    def warm(self) -> None:
         spare.warm()
-        while True:
-            data, fds = fdlib.recv_fds(self._control)
-            if not data:
-                return
-            message, own = supervision.decode(data, fds, unspill=unspill)
-            self._obey(message, own)
-            fdlib.close_quietly(*own)
 
-    def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
+    def obey(self, message: dict[str, Any], fds: list[int]) -> None:
         operation = message["op"]
-        if operation == "configure":
-            if self._cgroups is not None:
-                self._cgroups.close()
-            self._cgroups = open_cgroups(message["subtree"])
-            return
         if operation == "spares":
             self._make_spares(message["requests"], [_socket(fds.pop(0)) for _ in message["requests"]])
             return
@@ -70,14 +48,14 @@ class Zygote:
                 else:
                     runtime_exec.spawn_exec(message["request"], ctl, fds[0], self._cgroups)
             except OSError as error:
-                init.report(ctl, "clone", error)
+                sync.report(ctl, "clone", error)
 
     def _make_spares(self, requests: list[spare.SpawnRequest], ctls: list[socket.socket]) -> None:
         try:
             spare.spawn_several(requests, ctls, self._cgroups)
         except OSError as error:
             for ctl in ctls:
-                init.report(ctl, "clone", error)
+                sync.report(ctl, "clone", error)
         for ctl in ctls:
             ctl.close()
 
@@ -92,14 +70,6 @@ def run(control: socket.socket) -> None:
     fdlib.close_all_but([control.fileno()])
     give_up_protection()
     Zygote(control).run()
-
-
-def give_up_protection() -> None:
-    """Keeper and supervisor may be spared by the OOM killer (oom_score_adj below 0); what becomes an instance must not
-    inherit that. Raising the value needs no right; proc(5)."""
-    with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
-        if int(file.read(16)) < 0:
-            file.write(b"0")
 
 
 def main() -> None:

@@ -74,7 +74,8 @@ def open_files(plan: MachinePlan, stdio: Sequence[int], console: Callable[[int],
     with stage("network"):
         taps = tuple(make_tap(interface) for interface in plan["interfaces"])
     with stage("boot"):
-        control = make_listener(plan["control_path"])
+        control = fdlib.seqpacket_listener(plan["control_path"], _BACKLOG)
+        control.setblocking(False)
         streams = _terminal(plan, console) if plan["guest"]["process"]["terminal"] else tuple(stdio)
     return Files(kvm, kernel, initrds, disks, taps, control, streams)
 
@@ -98,23 +99,6 @@ def open_file(path: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise StageFailed("kernel", error.errno or 0, path, f"{path}: {(error.strerror or '').lower()}") from error
-
-
-def make_listener(path: str) -> socket.socket:
-    """The control socket, for its owner alone. The mask is the process's: nobody else makes files meanwhile."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    before = os.umask(0o177)
-    try:
-        listener.bind(path)
-    finally:
-        os.umask(before)
-    listener.listen(_BACKLOG)
-    listener.setblocking(False)
-    return listener
 
 
 def make_tap(interface: InterfacePlan) -> int:

@@ -12,7 +12,7 @@ import pytest
 from bireme.errors import Conflict, Internal, Invalid
 from bireme.linux import fd as fdlib
 from bireme.linux.poll import Loop
-from bireme.supervisor.server import Answer, Caller, Client, Server, listen
+from bireme.supervisor.server import Answer, Caller, Client, Server
 from tests.support.supervision import Client as Peer
 from tests.support.supervision import Failure
 
@@ -27,7 +27,7 @@ class House:
     def __init__(self, path: str) -> None:
         self.path = path
         self.loop = Loop()
-        self.listener = listen(path)
+        self.listener = fdlib.seqpacket_listener(path, 64)
         self.server = Server(self.loop, self.listener)
         self.gone: list[Client] = []
         self.server.on_disconnect = self.gone.append
@@ -179,7 +179,7 @@ def test_nonsense_ends_the_connection_alone(house: House, client: Peer) -> None:
 
 def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
     path = str(tmp_path / "sock")
-    listen(path).close()
+    fdlib.seqpacket_listener(path, 64).close()
     house = House(path)
     made = Peer(path)
     made.hello()
