@@ -6,13 +6,13 @@
     "link"     the agent's session, standard streams, the control socket
     "entropy"  random numbers and the console
 
-An entry is a call, perhaps with conditions on its arguments, and the reason. tests/integration/test_vmm_jail.py records
-what the processes really do: an entry that no run needs is a failure, unless it is marked `rare` (the reason then says
-what brings it about). What is missing on purpose: execve, open*, socket, clone but for threads, mmap and mprotect with
-PROT_EXEC, ptrace, every ioctl but those named.
+An entry is a call, perhaps with conditions on its arguments, and the reason. tests/integration/test_vmm_calls.py
+records what the processes really do: an entry that no run needs is a failure, unless it is marked `rare` (the reason
+then says what brings it about). What is missing on purpose: execve, open*, socket, clone but for threads, mmap and
+mprotect with PROT_EXEC, ptrace, every ioctl but those named.
 
 Python's own needs are those of `PYTHON`: memory by malloc and by arenas, locks, signals, time. Its libc decides which
-calls that means; the list is glibc's and is recorded with Debian 12's and 13's.
+calls that means; the list is glibc's and is recorded with Debian 12's.
 """
 
 from __future__ import annotations

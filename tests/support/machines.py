@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.support.guestconfig import process as complete_process
+
 if TYPE_CHECKING:
     from tests.support.supervised import Rig
 
@@ -13,22 +15,7 @@ FAKE = "tests.support.fakevmm"
 
 def process(*args: str, **fields: Any) -> dict[str, Any]:
     """A wire.agent.Process."""
-    return {
-        "args": list(args),
-        "env": ["PATH=/bin:/usr/bin"],
-        "cwd": "/",
-        "user": "",
-        "groups": [],
-        "umask": 0o22,
-        "terminal": False,
-        "rows": 0,
-        "columns": 0,
-        "rlimits": [],
-        "capabilities": None,
-        "no_new_privileges": False,
-        "oom_score_adj": None,
-        **fields,
-    }
+    return {**complete_process(list(args), env=["PATH=/bin:/usr/bin"]), **fields}
 
 
 def machine_request(rig: Rig, identity: str, *args: str, word: str = "", terminal: bool = False, **fields: Any) -> Any:

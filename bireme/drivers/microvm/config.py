@@ -87,13 +87,7 @@ def guest_config(placement: Placement, parts: Parts) -> GuestConfig:
             for e in placement.endpoints
         ],
         "files": [File(path=path, text=text, mode=_FILE_MODE) for path, text in parts.texts],
-        "mounts": [
-            Mount(
-                kind="tmpfs", target=m.target, size_bytes=m.size_bytes, mode=_TMPFS_MODE if m.mode is None else m.mode
-            )
-            for m in spec.mounts
-            if m.target != _SHM
-        ],
+        "mounts": [_tmpfs(m) for m in spec.mounts if m.target != _SHM],
         "sysctls": dict(spec.sysctls),
         "shm_size_bytes": next((m.size_bytes for m in spec.mounts if m.target == _SHM), spec.shm_size_bytes),
         "process": plan_process(spec.process, spec),
