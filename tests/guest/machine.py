@@ -16,6 +16,7 @@ from typing import IO
 from tests.guest.image import Image
 
 RESULT_BYTES = 32 << 20
+PANIC = "Kernel panic - not syncing"
 MEMORY_MIB = 4096
 CPU = "EPYC,+svm,+npt"
 """The one model whose SVM the lane's kvm_amd takes; as fast as `max` for everything else."""
@@ -61,10 +62,14 @@ def stream(pipe: IO[bytes], deadline: float) -> bool:
     return False
 
 
+class MachineDied(Exception):
+    """Not a test's verdict: nothing that runs in user space, as the tests do, may bring a kernel down."""
+
+
 def boot(image: Image, source: Path, scratch: Path, timeout_s: float, more: Sequence[Path] = ()) -> dict[str, bytes]:
     """Run the machine until it powers off; the files that it left on the results disk (none when it left none).
 
-    `more` are disks besides the lane's own: /dev/vdd and so on.
+    `more` are disks besides the lane's own: /dev/vdd and so on. MachineDied when its kernel panicked.
     """
     results, console = scratch / "results.img", scratch / "console.log"
     results.write_bytes(b"")
@@ -80,7 +85,10 @@ def boot(image: Image, source: Path, scratch: Path, timeout_s: float, more: Sequ
         print(f"guest: the machine was still up after {timeout_s:.0f} s", flush=True)
     files = read_results(results)
     if "code" not in files and console.exists():
-        print("guest: no result; the end of its console:\n" + console.read_text(errors="replace")[-6000:], flush=True)
+        said = console.read_text(errors="replace")
+        print("guest: no result; the end of its console:\n" + said[-6000:], flush=True)
+        if PANIC in said:
+            raise MachineDied("the kernel of the emulated machine itself panicked")
     return files
 
 
