@@ -1,10 +1,10 @@
 """Runs inside the emulated machine: measure the machine's speed, offer KVM, run the order, leave the results.
 
 The order is a JSON object in the checkout: `pytest` (its arguments) or `program` (what python runs), `environment`,
-`timeout_s`, `docker` (vdd is a docker client).
+`timeout_s`, `docker` (vdd is a docker client), `finished` (tests that an earlier boot ended: `passed NAME`).
 
-vdb is a tar of the checkout (unpacked already), vdc takes a tar of the results. Everything printed goes to the second
-serial port.
+vdb is a tar of the checkout (unpacked already), vdc takes a tar of the results and, at its end, a pulse: see
+tests/guest/machine.py. Everything printed goes to the second serial port.
 """
 
 import json
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 import tomllib
 from pathlib import Path
@@ -21,6 +22,10 @@ from typing import Any
 SOURCE = Path("/srv/bireme")
 RESULTS = Path("/var/tmp/lane")
 VENV = Path("/opt/venv")
+FINISHED = Path("/var/tmp/finished")
+"""tests/guest/finished.py reads in it what not to run again and appends a line for each test that ended."""
+PULSE_AT = 31 << 20
+PULSE_S = 2.0
 REFERENCE_S = 0.035
 """The same loop on the machine that the tests' deadlines were written on."""
 
@@ -68,7 +73,7 @@ def command(order: dict[str, Any]) -> list[str]:
     seven seconds here."""
     if "program" in order:
         return [f"{VENV}/bin/python", *order["program"]]
-    plugins = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
+    plugins = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "tests.guest.finished"]
     return [f"{VENV}/bin/pytest", *plugins, "--color=no", f"--junitxml={RESULTS}/junit.xml", *order["pytest"]]
 
 
@@ -83,6 +88,7 @@ def run(order: dict[str, Any], scale: float) -> int:
         "NO_COLOR": "1",
         "PYTHONUNBUFFERED": "1",
         "BIREME_RESULTS": str(RESULTS),
+        "BIREME_FINISHED": str(FINISHED),
         "LC_ALL": "C.UTF-8",
     }
     try:
@@ -90,6 +96,21 @@ def run(order: dict[str, Any], scale: float) -> int:
     except subprocess.TimeoutExpired:
         print(f"lane: not finished in {order['timeout_s']} s", flush=True)
         return 124
+
+
+def pulse(skip: int) -> None:
+    """Show for ever that this machine runs, and which tests ended since it booted."""
+    disk = os.open("/dev/vdc", os.O_RDWR)
+    for number in range(1 << 31):
+        text = f"{number}\n".encode() + FINISHED.read_bytes()[skip:]
+        os.pwrite(disk, text, PULSE_AT)
+        os.fsync(disk)
+        time.sleep(PULSE_S)
+
+
+def start_pulse(finished: list[str]) -> None:
+    FINISHED.write_text("".join(f"{line}\n" for line in finished))
+    threading.Thread(target=pulse, args=[FINISHED.stat().st_size], daemon=True).start()
 
 
 def leave_results(code: int) -> None:
@@ -106,6 +127,7 @@ def main() -> None:
     code = 125
     try:
         order = json.loads((SOURCE / ".lane.json").read_text())
+        start_pulse(order["finished"])
         install_programs()
         if order.get("docker"):
             take_docker()
