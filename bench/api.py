@@ -30,7 +30,7 @@ class Api:
             self._socket.close()
         self._socket, self._buffer = None, b""
 
-    def call(self, method: str, path: str, body: object = None, *, to_end: bool = False) -> Any:
+    def call(self, method: str, path: str, body: object = None, *, to_end: bool = False, decode: bool = True) -> Any:
         """The decoded answer (bytes unless JSON). `to_end`: the answer is a stream, read until it closes."""
         data = b"" if body is None else json.dumps(body).encode()
         upgrade = "Connection: Upgrade\r\nUpgrade: tcp\r\n" if to_end else ""
@@ -43,9 +43,8 @@ class Api:
         answer = self._read_body(status, headers)
         if status >= 400:
             raise ApiError(f"{method} {path}: {status} {answer[:300]!r}")
-        return (
-            json.loads(answer) if headers.get("content-type", "").startswith("application/json") and answer else answer
-        )
+        is_json = headers.get("content-type", "").startswith("application/json")
+        return json.loads(answer) if decode and is_json and answer else answer
 
     def _connect(self) -> socket.socket:
         if self._socket is None:

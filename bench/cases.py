@@ -150,7 +150,7 @@ def density(field: Field) -> Iterator[Row]:
         time.sleep(5)
         each = (field.engine.pss_kib() - empty) / field.density
         yield Row(f"memory of ours for each of {field.density} running", name, each, "KiB")
-        listing = Series([timed_ms(lambda: api.call("GET", "/containers/json")) for _ in range(20)])
+        listing = Series([timed_ms(lambda: api.call("GET", "/containers/json", decode=False)) for _ in range(20)])
         yield Row(
             f"list of {field.density}", name, listing.median, "ms", (listing.quantile(0.25), listing.quantile(0.95))
         )

@@ -219,6 +219,19 @@ def set_name(name: str) -> None:
     syscall("prctl", _PRCTL, _PR_SET_NAME, block, 0, 0, 0, subject="PR_SET_NAME")
 
 
+def set_title(text: str) -> None:
+    """What /proc/self/cmdline shows from now on, cut where the original arguments ended.
+
+    The kernel shows the memory that held them; proc_pid_stat(5), arg_start and arg_end.
+    """
+    with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+        fields = file.read().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])
+    room = end - start - 1
+    if start and room > 0:
+        ctypes.memmove(start, text.encode()[:room].ljust(room, b"\0"), room)
+
+
 _DEFAULT_ACTION = bytes(32)
 _NO_SIGNALS = bytes(8)
 _SIG_SETMASK = 2

@@ -1,11 +1,14 @@
 """Who has ended, and who wants to know.
 
-Instances, execs, spares and helpers are our children (the zygote clones with CLONE_PARENT), so one waitid(2) loop
-serves them all: look without reaping, tell whoever watches (who writes it down), then reap. Processes that a
-predecessor of ours started belong to the keeper now: it reports their exits, and their pidfd says that one is due.
-Should that keeper have died as well, the process belongs to init, and the kernel is asked: a zombie shows its status
-in /proc/PID/stat until init reaps it, and from Linux 6.15 on the pidfd knows it afterwards (PIDFD_GET_INFO). What
-neither knows is reported as UNKNOWN.
+Instances, execs, spares and helpers are our children (the zygote clones with CLONE_PARENT), so one way serves them all:
+a pidfd says that one has ended; look without reaping, tell whoever watches (who writes it down), then reap. To wait for
+any child would look at every one of a thousand. That is done once a second at most, after a SIGCHLD, for those nobody
+watches.
+
+Processes that a predecessor of ours started belong to the keeper now: it reports their exits, and their pidfd says that
+one is due. Should that keeper have died as well, the process belongs to init, and the kernel is asked: a zombie shows
+its status in /proc/PID/stat until init reaps it, and from Linux 6.15 on the pidfd knows it afterwards
+(PIDFD_GET_INFO). What neither knows is reported as UNKNOWN.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from bireme.supervisor.keeperlink import KeeperLink
 
 UNKNOWN = 255
+_SWEEP_AFTER_S = 1.0
 _KEEPER_PATIENCE_S = 2.0
 
 
@@ -34,11 +38,20 @@ class Children:
         self._keeper = keeper
         self._watchers: dict[int, Callable[[process.Exit], object]] = {}
         self._adopted: dict[int, int] = {}
+        self._pidfds: dict[int, int] = {}
+        self._sweeping = False
         keeper.on_exit = self.on_orphan
 
     def watch(self, pid: int, callback: Callable[[process.Exit], object]) -> None:
         """Call back once, before `pid` is reaped. Must be set up before the loop turns again."""
         self._watchers[pid] = callback
+        try:
+            pidfd = process.pidfd_open(pid)
+        except OSError as error:
+            program.log("supervisor", f"the end of process {pid} may be seen a second late: {error}")
+            return
+        self._pidfds[pid] = pidfd
+        self._loop.add(pidfd, lambda _mask: self._on_end(pid))
 
     def adopt(self, pid: int, pidfd: int, callback: Callable[[process.Exit], object]) -> None:
         """As `watch`, for a process whose parent is the keeper. The pidfd stays the caller's."""
@@ -46,8 +59,15 @@ class Children:
         self._adopted[pid] = pidfd
         self._loop.add(pidfd, lambda _mask: self._on_pidfd(pid, pidfd))
 
+    def child_ended(self) -> None:
+        """A SIGCHLD came: it may be of one that nobody watches."""
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(_SWEEP_AFTER_S, self.reap)
+
     def reap(self) -> None:
         """Everything that has ended by now."""
+        self._sweeping = False
         while True:
             try:
                 ended = process.wait_any(keep=True)
@@ -55,7 +75,21 @@ class Children:
                 return
             if ended is None:
                 return
+            self._reap(ended)
+
+    def _on_end(self, pid: int) -> None:
+        ended = process.wait_pid(pid, block=False, keep=True)
+        if ended is not None:
+            self._reap(ended)
+
+    def _reap(self, ended: process.Exit) -> None:
+        pidfd = self._pidfds.pop(ended.pid, -1)
+        if pidfd >= 0:
+            self._loop.remove(pidfd)
+            os.close(pidfd)
+        try:
             self._tell(ended)
+        finally:
             process.wait_pid(ended.pid, block=False)
 
     def on_orphan(self, ended: process.Exit) -> None:

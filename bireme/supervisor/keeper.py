@@ -25,6 +25,7 @@ parent of the instances is then the keeper. Two locks see to it that there is on
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import select
@@ -33,6 +34,7 @@ import socket
 import sys
 import time
 from collections import deque
+from importlib import import_module
 
 from bireme.linux import fd as fdlib
 from bireme.linux import process
@@ -92,7 +94,11 @@ class Keeper:
             self.stop_wanted = True
 
     def start_supervisor(self) -> None:
-        """Fork and exec; everything held and remembered is queued for it."""
+        """Fork; everything held and remembered is queued for it.
+
+        While nothing is held the fork itself becomes the supervisor: what the two have in common is then in memory
+        once (3 MiB). Later it executes afresh, since no descriptor of an instance may be open in the zygote.
+        """
         self.restart_at_s = None
         self.started_s = time.monotonic()
         ours, theirs = fdlib.seqpacket_pair()
@@ -120,15 +126,23 @@ class Keeper:
         self.send("done")
 
     def _become_supervisor(self, control: socket.socket) -> None:
+        code = 127
         try:
             signal.set_wakeup_fd(-1)
             for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(signum, signal.SIG_DFL)
-            program.seal_mounts_if_possible()
-            os.set_inheritable(control.fileno(), True)
-            program.execute("main", "--run-root", self.run_root, "--keeper-fd", str(control.fileno()))
+            if self.held:
+                os.set_inheritable(control.fileno(), True)
+                program.execute("main", "--run-root", self.run_root, "--keeper-fd", str(control.fileno()))
+            fdlib.close_all_but([control.fileno()])
+            control.setblocking(True)
+            process.set_title(f"bireme-supervisor --run-root {self.run_root}")
+            import_module("bireme.supervisor.main").run(self.run_root, control.detach())
+            code = 0
+        except BaseException as error:
+            program.log_traceback("supervisor", f"{type(error).__name__}: {error}")
         finally:
-            os._exit(127)
+            os._exit(code)
 
     def send(self, text: str, fds: list[int] | None = None) -> None:
         """Queue a message: the keeper never waits for the supervisor."""
@@ -296,10 +310,11 @@ def is_locked(path: str) -> bool:
 
 def main() -> None:
     """Console script: `bireme-keeper --run-root R`; stays in the foreground."""
-    options = program.parse_arguments("keeper", sys.argv[1:], ("run-root", "adopt", "lock-fd"))
+    options = program.parse_arguments("keeper", sys.argv[1:], ("run-root", "adopt", "lock-fd", "sealed"))
     run_root = os.path.realpath(options.get("run-root", "/run/bireme"))
-    if not sys.flags.no_site:
-        program.execute("keeper", "--run-root", run_root)
+    if "sealed" not in options:
+        program.seal_mounts_if_possible()
+        program.execute("keeper", "--run-root", run_root, "--sealed", "yes")
     process.set_name("bireme-keeper")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -316,6 +331,8 @@ def main() -> None:
     program.write_pid(pid_path)
     process.set_subreaper()
     held = adopted_descriptors(int(options["adopt"])) if "adopt" in options else {}
+    gc.collect()
+    gc.freeze()
     Keeper(run_root, held).run()
     for name in ("keeper.lock", "keeper.pid"):
         os.unlink(os.path.join(run_root, name))

@@ -245,7 +245,7 @@ class Supervisor:
 
     def _on_signals(self, _mask: int) -> None:
         caught = set(self._wake.recv(4096))
-        self.children.reap()
+        self.children.child_ended()
         if caught & {signal.SIGTERM, signal.SIGINT}:
             self.ending.wish()
 
@@ -303,22 +303,26 @@ def take_lock(path: str) -> int:
     return lock
 
 
+def run(run_root: str, keeper_fd: int) -> None:
+    """The program, until all has ended."""
+    process.set_name("bireme-supervisor")
+    lock = take_lock(os.path.join(run_root, "supervisor.lock"))
+    program.write_pid(os.path.join(run_root, "supervisor.pid"))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    os.umask(0o022)
+    supervisor = Supervisor(run_root, keeper_fd, lock)
+    supervisor.start()
+    supervisor.loop.run()
+
+
 def main() -> None:
     """Started by the keeper: `--run-root R --keeper-fd N`."""
     options = program.parse_arguments("supervisor", sys.argv[1:], ("run-root", "keeper-fd"))
     if "keeper-fd" not in options:
         program.log("supervisor", "is started by bireme-keeper, not by hand")
         sys.exit(2)
-    process.set_name("bireme-supervisor")
-    run_root = options["run-root"]
-    lock = take_lock(os.path.join(run_root, "supervisor.lock"))
-    program.write_pid(os.path.join(run_root, "supervisor.pid"))
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    os.umask(0o022)
-    supervisor = Supervisor(run_root, int(options["keeper-fd"]), lock)
-    supervisor.start()
-    supervisor.loop.run()
+    run(options["run-root"], int(options["keeper-fd"]))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Keeper and supervisor run without site packages (`-I -S`): half the memory, a th
 sys.path but the standard library and this package.
 
 A process inside an instance can open /proc/PID/exe of whoever enters it. The interpreter that enters is therefore
-reached through a read-only mount that exists only in the supervisor's own mount namespace (the class of
+reached through a read-only mount that exists only in keeper's and supervisor's own mount namespace (the class of
 CVE-2019-5736: the container's root overwrites the runtime through that link). The mount lies over the interpreter's
 own path, not on a detached one, because the dynamic loader derives $ORIGIN from it.
 """
@@ -63,7 +63,7 @@ def seal_mounts_if_possible() -> None:
     try:
         seal_mounts()
     except OSError as error:
-        log("supervisor", f"the interpreter stays reachable for writing: {error}")
+        log("keeper", f"the interpreter stays reachable for writing: {error}")
 
 
 def make_run_root(path: str) -> None:

@@ -58,4 +58,5 @@ class Succession:
             else:
                 os.write(table, f"{fd} {name}\n".encode())
         os.set_inheritable(self._lock, True)
-        program.execute("keeper", "--run-root", self._run_root, "--adopt", str(table), "--lock-fd", str(self._lock))
+        options = {"run-root": self._run_root, "adopt": str(table), "lock-fd": str(self._lock), "sealed": "yes"}
+        program.execute("keeper", *(word for name, value in options.items() for word in (f"--{name}", value)))

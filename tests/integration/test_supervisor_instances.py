@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bireme.errors import Conflict, Deadline, Invalid, NotFound
-from bireme.linux import tty
+from bireme.linux import procfs, tty
 from bireme.supervisor import program
 from tests.support.pace import patience
 from tests.support.supervised import Rig, alive, read_frames, read_stream, wait_until
@@ -477,3 +477,25 @@ def test_a_second_keeper_is_turned_away(rig: Rig) -> None:
     )
     assert run.returncode == 3
     assert "another keeper" in run.stderr
+
+
+@pytest.mark.parametrize("killed", ["nobody", "supervisor", "keeper", "zygote"])
+def test_the_interpreter_that_enters_instances_is_read_only(tmp_path: Path, killed: str) -> None:
+    """Whoever reaches /proc/PID/exe from inside cannot write to it once its process is gone (CVE-2019-5736)."""
+    fresh = Rig(tmp_path, spares={"none": 1})
+    client = fresh.start()
+    try:
+        wait_until(fresh.spares, "a spare")
+        if killed != "nobody":
+            victim = fresh.pid(killed)
+            os.kill(victim, signal.SIGKILL)
+            wait_until(lambda: fresh.pid(killed) not in (0, victim), f"a new {killed}")
+            client = fresh.connect()
+            wait_until(fresh.spares, "a spare")
+        assert client.exited(fresh.launch(client, "/bin/true"))["code"] == 0
+        for pid in (fresh.pid("keeper"), fresh.pid("supervisor"), fresh.pid("zygote")):
+            assert os.statvfs(f"/proc/{pid}/exe").f_flag & os.ST_RDONLY
+        if killed == "nobody":
+            assert procfs.read_command(fresh.pid("supervisor")) == [f"bireme-supervisor --run-root {fresh.run_root}"]
+    finally:
+        fresh.close()

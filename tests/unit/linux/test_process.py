@@ -1,5 +1,6 @@
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +71,20 @@ def test_clone_parent_gives_the_child_to_the_grandparent() -> None:
     finally:
         os.close(reader)
         os.close(first_pidfd)
+
+
+@pytest.mark.parametrize("title", ["bireme-x --root /r", "y" * 5000])
+def test_the_title_takes_the_arguments_place(title: str) -> None:
+    pid, pidfd = process.clone3(0, pidfd=True)
+    if pid == 0:
+        before = Path("/proc/self/cmdline").read_bytes()
+        process.set_title(title)
+        after = Path("/proc/self/cmdline").read_bytes()
+        os._exit(0 if after.rstrip(b"\0") == title.encode()[: len(before) - 1] else 1)
+    ended = process.wait_pidfd(pidfd)
+    os.close(pidfd)
+    assert ended is not None
+    assert ended.code == 0
 
 
 def test_names_and_dumpable_are_seen_in_proc() -> None:
