@@ -32,6 +32,7 @@ from bireme.engine.logs import Logs
 from bireme.engine.networks import Networks
 from bireme.engine.reconcile import Reconciler
 from bireme.engine.services import Services
+from bireme.engine.sizes import Sizes
 from bireme.engine.system import HostFacts, System
 from bireme.engine.table import InstanceTable
 from bireme.engine.tasks import TaskGroup
@@ -208,6 +209,7 @@ class Daemon:
             kernels=kernels,
             logs=Logs(instances, FileWatcher()),
             networks=networks,
+            sizes=Sizes(instances, images, tasks),
             events=events,
             system=system,
             tasks=tasks,

@@ -12,6 +12,7 @@ from bireme.engine.instances import Instances
 from bireme.engine.kernels import Kernels
 from bireme.engine.logs import Logs
 from bireme.engine.networks import Networks
+from bireme.engine.sizes import Sizes
 from bireme.engine.system import System
 from bireme.engine.tasks import TaskGroup
 
@@ -25,6 +26,7 @@ class Services:
     kernels: Kernels
     logs: Logs
     networks: Networks
+    sizes: Sizes
     events: Events
     system: System
     tasks: TaskGroup

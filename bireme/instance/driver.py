@@ -251,6 +251,14 @@ class Processes(Protocol):
 
 
 @runtime_checkable
+class Disk(Protocol):
+    def disk_path(self, directory: str) -> str:
+        """The file that is the writable disk of the instance in `directory`, made at its first start; a driver without
+        this writes to the root's `upper`."""
+        ...
+
+
+@runtime_checkable
 class Explain(Protocol):
     async def explain(self, instance: InstanceId) -> Mapping[str, Any]:
         """What the instance really is on this host, for people: a tree of JSON-able values."""

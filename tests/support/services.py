@@ -15,7 +15,7 @@ import select
 import signal as signals
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -23,6 +23,7 @@ import msgspec
 from bireme.engine.events import Event, Events
 from bireme.engine.record import Definition
 from bireme.engine.signals import parse_signal
+from bireme.engine.sizes import InstanceSize, LayerUse
 from bireme.engine.system import HostFacts, Info, Version
 from bireme.engine.tasks import TaskGroup
 from bireme.errors import Conflict, NotFound, NotModified
@@ -459,6 +460,18 @@ class FakeImages:
         emit({"status": "making busybox"})
 
 
+class FakeSizes:
+    def __init__(self, services: FakeServices) -> None:
+        self._services = services
+
+    async def of(self, references: Iterable[str]) -> dict[str, InstanceSize]:
+        found = (self._services.instances.find(reference) for reference in references)
+        return {instance.id: InstanceSize(1234, 4_001_234) for instance in found}
+
+    def layers(self) -> LayerUse:
+        return LayerUse(sum(i.size_bytes for i in self._services.images.all()), {})
+
+
 class FakeBridge:
     name = "br-fake"
     gateway = "172.30.0.1"
@@ -514,6 +527,7 @@ class FakeServices:
         self.execs = FakeExecs(self)
         self.logs = FakeLogs(self)
         self.networks = FakeNetworks()
+        self.sizes = FakeSizes(self)
         self.system = FakeSystem(self)
 
     async def spawn(self, instance: FakeInstance) -> None:

@@ -17,6 +17,7 @@ from bireme.api.docker.routes.kernels import Kernels
 from bireme.api.docker.routes.networks import Networks
 from bireme.api.docker.routes.own import Own
 from bireme.api.docker.routes.system import System
+from bireme.api.docker.routes.usage import Usage
 from bireme.api.docker.services import Services
 from bireme.api.docker.translate import spec_of
 from bireme.api.http.router import Router
@@ -34,6 +35,7 @@ def build_router(services: Services) -> Router:
     )
     router = Router(failure, oldest=OLDEST_API, newest=NEWEST_API, headers=headers.encode())
     System(services).register(router)
+    Usage(services).register(router)
     Containers(services).register(router)
     Execs(services).register(router)
     Images(services).register(router)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ from bireme.api.docker.mountpoints import mount_points
 from bireme.api.docker.networking import network_id, networks_of, port_list
 from bireme.api.docker.services import Image, Images, Instance
 from bireme.api.docker.sizes import human_duration
+from bireme.engine.sizes import InstanceSize
 from bireme.errors import BiremeError, Invalid, NotFound
 from bireme.instance.spec import InstanceSpec
 from bireme.instance.state import Status
@@ -76,8 +77,15 @@ class RowCache:
 class Lister:
     """Builds rows; looks every image name up once per listing."""
 
-    def __init__(self, images: Images, version: int, cache: RowCache | None = None) -> None:
+    def __init__(
+        self,
+        images: Images,
+        version: int,
+        cache: RowCache | None = None,
+        sizes: Mapping[str, InstanceSize] | None = None,
+    ) -> None:
         self._images = images
+        self._sizes = sizes or {}
         self._version = version
         self._cache = cache or RowCache()
         self._now_ns = time.time_ns()
@@ -102,7 +110,14 @@ class Lister:
         if body is None:
             body = msgspec.json.encode(self.row(instance))[:-1]
             self._cache.put(instance, made_from, body)
+        if instance.id in self._sizes:
+            body += self._size(self._sizes[instance.id])
         return body + b',"Status":"' + status_text(instance, self._now_ns).encode() + b'"}'
+
+    def _size(self, size: InstanceSize) -> bytes:
+        """A zero is left out, as by Docker."""
+        written = b',"SizeRw":%d' % size.written if size.written else b""
+        return written + (b',"SizeRootFs":%d' % size.whole if size.whole else b"")
 
     def row(self, instance: Instance) -> dict[str, Any]:
         """Everything but "Status"."""

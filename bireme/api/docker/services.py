@@ -6,11 +6,12 @@ Structural: the engine's classes fit without knowing of this file, and so do the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from bireme.engine.events import Event
 from bireme.engine.record import Definition
+from bireme.engine.sizes import InstanceSize, LayerUse
 from bireme.engine.system import Info, Version
 from bireme.engine.tasks import TaskGroup
 from bireme.instance.driver import Endpoint, ExitStatus, PortMapping, ProcessRow, Stat, Streams
@@ -134,6 +135,11 @@ class Execs(Protocol):
 
 class Logs(Protocol):
     def read(self, reference: str, query: LogQuery) -> AsyncIterator[LogRecord]: ...
+
+
+class Sizes(Protocol):
+    async def of(self, references: Iterable[str]) -> dict[str, InstanceSize]: ...
+    def layers(self) -> LayerUse: ...
 
 
 class Events(Protocol):
@@ -288,6 +294,8 @@ class Services(Protocol):
     def logs(self) -> Logs: ...
     @property
     def networks(self) -> Networks: ...
+    @property
+    def sizes(self) -> Sizes: ...
     @property
     def events(self) -> Events: ...
     @property

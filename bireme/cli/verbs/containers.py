@@ -110,8 +110,9 @@ def format_ports(ports: list[dict[str, Any]]) -> str:
     return ", ".join(done + mapped)
 
 
-def _listing(full: bool, with_size: bool) -> Listing:
-    fields: dict[str, tuple[str, Field]] = {
+def container_fields(full: bool) -> dict[str, tuple[str, Field]]:
+    """How a row of GET /containers/json is shown."""
+    return {
         "Command": ("COMMAND", lambda c: _command(c, full)),
         "CreatedAt": ("CREATED AT", lambda c: utc_time(int(c.get("Created") or 0))),
         "ID": ("CONTAINER ID", lambda c: str(c["Id"]) if full else str(c["Id"])[:_SHORT_ID]),
@@ -135,8 +136,11 @@ def _listing(full: bool, with_size: bool) -> Listing:
         "State": ("STATE", lambda c: str(c.get("State") or "")),
         "Status": ("STATUS", lambda c: str(c.get("Status") or "")),
     }
+
+
+def _listing(full: bool, with_size: bool) -> Listing:
     columns = ["ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"]
-    return Listing(fields, [*columns, "Size"] if with_size else columns)
+    return Listing(container_fields(full), [*columns, "Size"] if with_size else columns)
 
 
 def list_containers(invocation: Invocation) -> int:

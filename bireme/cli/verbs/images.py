@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _NONE = "<none>"
 
 
-def _rows(image: Image, with_digests: bool) -> list[Image]:
+def image_rows(image: Image, with_digests: bool) -> list[Image]:
     """One row for every name of an image; names and digests of a repository belong together."""
     tags: dict[str, list[str]] = {}
     digests: dict[str, list[str]] = {}
@@ -65,8 +65,9 @@ def _unique(image: Image) -> str:
     return "N/A" if shared in (None, -1) else human_size(int(image.get("Size") or 0) - int(str(shared)))
 
 
-def _listing(full: bool, with_digests: bool) -> Listing:
-    fields: dict[str, tuple[str, Field]] = {
+def image_fields(full: bool) -> dict[str, tuple[str, Field]]:
+    """How a row of `image_rows` is shown."""
+    return {
         "Containers": ("CONTAINERS", _count),
         "CreatedAt": ("CREATED AT", lambda i: utc_time(int(i.get("Created") or 0))),
         "CreatedSince": ("CREATED", lambda i: ago(int(i.get("Created") or 0)) or "N/A"),
@@ -79,8 +80,11 @@ def _listing(full: bool, with_digests: bool) -> Listing:
         "UniqueSize": ("UNIQUE SIZE", _unique),
         "VirtualSize": ("SIZE", lambda i: human_size(int(i.get("VirtualSize") or i.get("Size") or 0))),
     }
+
+
+def _listing(full: bool, with_digests: bool) -> Listing:
     digest = ["Digest"] if with_digests else []
-    return Listing(fields, ["Repository", "Tag", *digest, "ID", "CreatedSince", "Size"])
+    return Listing(image_fields(full), ["Repository", "Tag", *digest, "ID", "CreatedSince", "Size"])
 
 
 def list_images(invocation: Invocation) -> int:
@@ -100,7 +104,7 @@ def list_images(invocation: Invocation) -> int:
     if args["quiet"] and form in ("", "table"):
         form = "{{.ID}}"
     with_digests = args["digests"] or ".Digest" in form
-    rows = [row for image in images for row in _rows(image, with_digests)]
+    rows = [row for image in images for row in image_rows(image, with_digests)]
     for line in _listing(args["no-trunc"], args["digests"]).lines(rows, form):
         invocation.out(line)
     return 0

@@ -195,10 +195,13 @@ class MicrovmDriver(SupervisedDriver):
         root."""
         if placement.spec.read_only_root:
             return ""
-        path = f"{placement.directory}/{DISK}"
+        path = self.disk_path(placement.directory)
         if not os.path.exists(path):
             self._stores.disks.make(path, placement.spec.disk_size_bytes or DEFAULT_BYTES)
         return path
+
+    def disk_path(self, directory: str) -> str:
+        return f"{directory}/{DISK}"
 
     async def signal(self, instance: InstanceId, number: int) -> None:
         if number == SIGKILL:

@@ -24,7 +24,7 @@ from bireme.api.docker.top import process_table
 from bireme.api.docker.translate import spec_of
 from bireme.api.http.message import Answer, Deferred, Request, Response, Stream
 from bireme.api.http.router import Router
-from bireme.errors import BiremeError, Conflict, Invalid, Unsupported
+from bireme.errors import BiremeError, Conflict, Invalid, NotFound, Unsupported
 from bireme.instance.driver import ExitStatus
 
 SIGNAL_SINCE = 42
@@ -84,25 +84,37 @@ class Containers:
         identity, more = await self._instances.create(spec, request.value("name"))
         return json({"Id": identity, "Warnings": [*more, *warnings]}, 201)
 
-    def index(self, request: Request) -> Answer:
-        if flag(request, "size"):
-            raise Unsupported("sizes of containers are not measured yet")
+    def index(self, request: Request) -> Answer | Awaitable[Answer]:
         filters = read_filters(request)
         limit = integer(request, "limit") or 0
-        lister = listing.Lister(self._services.images, request.version, self._rows)
         instances = self._instances.all()
         self._rows.trim(len(instances))
         chosen = listing.select(instances, filters, self._services.images, everything=flag(request, "all"), limit=limit)
+        if flag(request, "size"):
+            return self._index_sized(list(chosen), request.version)
+        lister = listing.Lister(self._services.images, request.version, self._rows)
         return Response(200, lister.encode(chosen) + b"\n")
 
-    def inspect(self, request: Request) -> Answer:
-        if flag(request, "size"):
-            raise Unsupported("sizes of containers are not measured yet")
+    async def _index_sized(self, chosen: list[Instance], version: int) -> Answer:
+        sizes = await self._services.sizes.of(i.id for i in chosen)
+        lister = listing.Lister(self._services.images, version, self._rows, sizes)
+        return Response(200, lister.encode(i for i in chosen if i.id in sizes) + b"\n")
+
+    def inspect(self, request: Request) -> Answer | Awaitable[Answer]:
         instance = self._find(request)
         if not self._storage:
             self._storage = self._services.system.info().storage_driver
         execs = self._services.execs.of(instance.id)
-        return json(instance_document(instance, execs, self._storage, request.version))
+        shown = instance_document(instance, execs, self._storage, request.version)
+        if flag(request, "size"):
+            return self._with_size(instance, shown)
+        return json(shown)
+
+    async def _with_size(self, instance: Instance, shown: dict[str, object]) -> Answer:
+        size = (await self._services.sizes.of([instance.id])).get(instance.id)
+        if size is None:
+            raise NotFound(f"No such container: {instance.name}", subject=instance.name)
+        return json({**shown, "SizeRw": size.written, "SizeRootFs": size.whole})
 
     # verbs
 

@@ -25,7 +25,6 @@ _LATER = (
     ("POST", "/session", "BuildKit sessions"),
     ("POST", "/grpc", "BuildKit sessions"),
     ("POST", "/commit", "committing containers"),
-    ("GET", "/system/df", "disk usage"),
     ("GET", "/containers/{id}/export", "exporting containers"),
     ("GET", "/containers/{id}/changes", "changes of file systems"),
     ("GET", "/containers/{id}/archive", "copying files"),
