@@ -110,8 +110,10 @@ def execute(
     progress: Progress,
     *,
     hold: int = -1,
+    become: Callable[[str, list[str], dict[str, str], socket.socket], NoReturn] | None = None,
 ) -> NoReturn:
-    """The part an exec shares: descriptors, limits, rights, and the program itself."""
+    """The part an exec shares: descriptors, limits, rights, and the program itself, by execve unless `become` starts it
+    in another way (and raises OSError when that fails)."""
     progress.stage = "stdio"
     ctl, hold = _arrange(stdio, passed, ctl, hold, who.uid)
     os.umask(what["umask"])
@@ -143,6 +145,8 @@ def execute(
         identity.give_up(caps)
     progress.stage = "exec"
     try:
+        if become is not None:
+            become(program, what["args"], env, ctl)
         os.execve(program, what["args"], env)
     except OSError as error:
         _refused(program, error, ctl)

@@ -89,11 +89,16 @@ def send_start(
     the program could not reopen /dev/stderr. Raises BrokenPipeError when the child is gone.
     """
     if owner is not None:
-        for number in fds[:3]:
-            status = os.fstat(number)
-            if stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode):
-                os.fchown(number, *owner)
+        own_streams(fds, owner)
     sync.send_message(ctl, {"m": "start", "plan": plan}, fds)
+
+
+def own_streams(fds: Sequence[int], owner: tuple[int, int]) -> None:
+    """Give the pipes and sockets among the first three to (uid, gid)."""
+    for number in fds[:3]:
+        status = os.fstat(number)
+        if stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode):
+            os.fchown(number, *owner)
 
 
 def read_reply(ctl: socket.socket) -> tuple[Reply, list[int]] | None:

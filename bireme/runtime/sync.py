@@ -22,6 +22,7 @@
     A starter that goes away before `start` (EOF for the child) makes the child leave without a word.
 
     exec: spawn_exec enters the pid namespace for the clone; the child joins cgroups and namespaces, takes start{plan}.
+    Or a parked process does it all: parked.py.
 
 One JSON object per SOCK_SEQPACKET message with the descriptors named. A plan that does not fit a packet travels as a
 sealed memfd, the last descriptor of the message. The plan goes straight to the child, never through the zygote: its
@@ -68,7 +69,7 @@ class Joiner(Protocol):
 class Reply(TypedDict):
     """What comes back on ctl; see the drawing."""
 
-    m: Literal["child", "namespaces", "ready", "console", "created", "error"]
+    m: Literal["child", "namespaces", "ready", "console", "created", "spawning", "error"]
     pid: NotRequired[int]
     stage: NotRequired[str]
     errno: NotRequired[int]

@@ -7,6 +7,7 @@ writing end of stdin is the client's alone, so its death is an end of input.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from typing import TYPE_CHECKING, Any, cast
@@ -16,10 +17,12 @@ from bireme.linux import fd as fdlib
 from bireme.linux import process
 from bireme.runtime import launch as starter
 from bireme.runtime import sync
+from bireme.runtime.parked import send_enter, suits
 from bireme.supervisor.fate import LOOK_AGAIN_S, RAN, UNSURE, fate
 from bireme.supervisor.launches import resize
 from bireme.supervisor.nursery import as_failure, failure
 from bireme.supervisor.output import Output
+from bireme.supervisor.parking import Parked, Parking
 from bireme.supervisor.server import Answer, Caller
 from bireme.supervisor.table import Exec
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from bireme.supervisor.output import Outputs
     from bireme.supervisor.server import Client, Server
     from bireme.supervisor.service import Service
+    from bireme.supervisor.slots import Slots
     from bireme.supervisor.table import Instance, Table
 
 _UNCLAIMED_S = 3.0
@@ -50,8 +54,10 @@ class Start:
         "exec",
         "instance",
         "ours",
+        "parked",
         "pidfd",
         "plan",
+        "spawning",
         "theirs",
         "tries",
         "wants_stdin",
@@ -68,6 +74,9 @@ class Start:
         self.theirs: list[int] = []
         self.ctl: socket.socket | None = None
         self.tries = 0
+        self.parked: Parked | None = None
+        """What starts the program, unless it is a clone of the zygote."""
+        self.spawning = False
         self.ended: process.Exit | None = None
 
     def close(self) -> None:
@@ -85,6 +94,7 @@ class Execs:
         keeper: KeeperLink,
         children: Children,
         table: Table,
+        slots: Slots,
         zygote: Service,
         outputs: Outputs,
         server: Server,
@@ -94,10 +104,12 @@ class Execs:
         self._keeper = keeper
         self._children = children
         self._table = table
+        self._slots = slots
         self._zygote = zygote
         self._outputs = outputs
         self._server = server
         self._null = null
+        self._parking = Parking(loop, children, zygote)
         self._under_way: dict[str, Start] = {}
         self._waiting: list[Start] = []
         self._owners: dict[str, Client] = {}
@@ -133,7 +145,33 @@ class Execs:
         if not start.exec.terminal:
             self._make_pipes(start)
         self._under_way[identity] = start
-        self._ask(start, slot.cgroup)
+        if not self._enter(start, slot.cgroup):
+            self._ask(start, slot.cgroup)
+
+    def _enter(self, start: Start, cgroup: str) -> bool:
+        """Have a parked process do it; False when there is none for this."""
+        parked = self._parking.take() if suits(start.plan) else None
+        if parked is None:
+            return False
+        joins: list[int] = []
+        try:
+            joins += self._slots.cgroups.procs_fds(cgroup)
+            starter.apply_outside(start.plan, parked.pid)
+            starter.own_streams(start.theirs, self._owner(start))
+            send_enter(parked.ctl, start.instance.namespaces, start.plan, start.pidfd, joins, start.theirs)
+        except (OSError, BiremeError):
+            parked.ctl.close()
+            return False  # what is wrong with the request the other way finds too
+        finally:
+            fdlib.close_quietly(*joins)
+        start.parked, start.ctl = parked, parked.ctl
+        start.tries += 1
+        parked.on_end = lambda: self._parked_ended(start)
+        self._loop.add(parked.ctl.fileno(), lambda _mask: self._on_message(start))
+        return True
+
+    def _owner(self, start: Start) -> tuple[int, int]:
+        return start.instance.uid_base, start.instance.uid_base
 
     def _make_pipes(self, start: Start) -> None:
         if start.wants_stdin:
@@ -192,32 +230,61 @@ class Execs:
         message, fds = received
         kind = message["m"]
         try:
-            if kind == "child":
+            if kind == "child" and start.parked is not None:
+                self._on_spawned(start, message["pid"])
+            elif kind == "child":
                 self._on_child(start, message["pid"], fds[0])
+            elif kind == "spawning":
+                start.spawning = True
             elif kind == "console":
                 start.exec.console = fds[0]
                 start.ours.append(os.dup(fds[0]))
             else:
                 fdlib.close_quietly(*fds)
-                self._fail(start, failure(message))
+                self._refused(start, message)
         except (OSError, BiremeError) as error:
             self._fail(start, as_failure("start", error))
 
+    def _refused(self, start: Start, message: dict[str, Any]) -> None:
+        if start.parked is not None and message.get("errno") == errno.EAGAIN:
+            # it counted against the limit of processes itself
+            start.spawning = False
+            self._hang_up(start)
+            self._lost(start)
+        else:
+            self._fail(start, failure(message))
+
     def _on_child(self, start: Start, pid: int, pidfd: int) -> None:
+        self._children.watch(pid, lambda ended: self._on_exit(start, ended))
+        starter.apply_outside(start.plan, pid)
+        self._record(start, pid, pidfd)
+        assert start.ctl is not None
+        starter.send_start(start.ctl, start.plan, start.theirs, owner=self._owner(start) if start.theirs else None)
+        fdlib.close_quietly(*start.theirs)
+        start.theirs.clear()
+
+    def _on_spawned(self, start: Start, pid: int) -> None:
+        """It runs already. Our child it is when the parked one is gone: see `_parked_ended`."""
+        self._record(start, pid, process.pidfd_open(pid))
+        fdlib.close_quietly(*start.theirs)
+        start.theirs.clear()
+        self._hang_up(start)
+        self._started(start)
+
+    def _record(self, start: Start, pid: int, pidfd: int) -> None:
         exec_ = start.exec
         exec_.pid = pid
         exec_.pidfd = pidfd
-        self._children.watch(pid, lambda ended: self._on_exit(start, ended))
-        starter.apply_outside(start.plan, pid)
         if not exec_.terminal:
             exec_.streams = {"stdout": os.dup(start.ours[1]), "stderr": os.dup(start.ours[2])}
         self._hold(exec_)
         self._table.exec_started(exec_)
-        assert start.ctl is not None
-        owner = (start.instance.uid_base, start.instance.uid_base)
-        starter.send_start(start.ctl, start.plan, start.theirs, owner=owner if start.theirs else None)
-        fdlib.close_quietly(*start.theirs)
-        start.theirs.clear()
+
+    def _parked_ended(self, start: Start) -> None:
+        for _ in range(3):
+            self._on_message(start)
+        if start.exec.pid:
+            self._children.watch(start.exec.pid, lambda ended: self._on_exit(start, ended))
 
     def _hold(self, exec_: Exec) -> None:
         held = {exec_.name(what): fd for what, fd in exec_.streams.items()}
@@ -254,14 +321,17 @@ class Execs:
         exec_.running = True
         start.caller.answer(Answer({"pid": exec_.pid}, tuple(start.ours), tuple(start.ours)))
         start.ours.clear()
+        self._parking.wish()
         if start.ended is not None:
             self.ended(exec_, start.ended)
 
     def _lost(self, start: Start) -> None:
-        """Neither a child nor an error: the zygote died with our request, or the stage was killed."""
+        """Neither a child nor an error: the zygote died with our request, or who should start it was killed. When the
+        program may have been started it is not started again."""
         slot = start.instance.slot
-        if start.tries >= _MAX_TRIES or slot is None:
-            self._fail(start, Unavailable("the process died before it could start", subject=start.exec.id))
+        start.parked = None
+        if start.spawning or start.tries >= _MAX_TRIES or slot is None:
+            self._fail(start, Unavailable("the process was killed before it had started", subject=start.exec.id))
         elif self._zygote.running:
             self._ask(start, slot.cgroup)
         else:

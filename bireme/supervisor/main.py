@@ -84,7 +84,15 @@ class Supervisor:
         )
         self.nursery.on_exit = self.machines.nursery.on_exit = self.launches.on_exit
         self.execs = Execs(
-            self.loop, self.keeper, self.children, self.table, self.zygote, self.outputs, self.server, self.null
+            self.loop,
+            self.keeper,
+            self.children,
+            self.table,
+            self.slots,
+            self.zygote,
+            self.outputs,
+            self.server,
+            self.null,
         )
         self.operations = Operations(
             self.keeper, self.table, self.slots, self.launches, self.execs, self.outputs, self.server
@@ -311,6 +319,7 @@ def run(run_root: str, keeper_fd: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.umask(0o022)
+    process.set_subreaper()
     supervisor = Supervisor(run_root, keeper_fd, lock)
     supervisor.start()
     supervisor.loop.run()

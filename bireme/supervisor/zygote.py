@@ -9,6 +9,7 @@ the same reason: the supervisor's memory is not pristine any more.
       spawn{request} + [ctl]         ---->   clones the stage (CLONE_PARENT: the supervisor is its parent), goes on
       spares{requests} + [ctl, ...]  ---->   the same for several children, cloned in a row
       exec{request} + [ctl, pidfd]   ---->   the same for one more process of an instance
+      park{} + [ctl]                 ---->   the same for one that will become such a process: runtime/parked.py
 
 Nothing is answered: the stage and the child speak on ctl, and what fails here is reported there too.
 """
@@ -22,7 +23,7 @@ from typing import Any
 from bireme.linux import fd as fdlib
 from bireme.linux import process
 from bireme.runtime import exec as runtime_exec
-from bireme.runtime import spare, sync
+from bireme.runtime import parked, spare, sync
 from bireme.supervisor import program
 from bireme.supervisor.cloner import Cloner, give_up_protection
 
@@ -45,6 +46,8 @@ class Zygote(Cloner):
             try:
                 if operation == "spawn":
                     spare.spawn(message["request"], ctl, self._cgroups)
+                elif operation == "park":
+                    parked.spawn_parked(ctl)
                 else:
                     runtime_exec.spawn_exec(message["request"], ctl, fds[0], self._cgroups)
             except OSError as error:
