@@ -7,13 +7,14 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import NamedTuple
 
 from bireme.api.docker.descriptors import Sink, Source
 from bireme.api.docker.detach import KeyWatcher, parse_keys
 from bireme.api.docker.iterators import close
 from bireme.api.docker.parameters import flag
 from bireme.api.docker.services import Exec, Instance, Services
-from bireme.api.docker.session import Input, Output, Session, close_all
+from bireme.api.docker.session import Connected, Input, Output, Session, close_all
 from bireme.api.http.message import MULTIPLEXED_STREAM, RAW_STREAM, Hijack, Request
 from bireme.api.http.raw import RawStream
 from bireme.errors import BiremeError, Conflict
@@ -30,15 +31,50 @@ def content_type(terminal: bool, version: int) -> bytes:
     return RAW_STREAM if terminal or version < MULTIPLEXED_SINCE else MULTIPLEXED_STREAM
 
 
+class Streamed(NamedTuple):
+    """Which streams the client wants."""
+
+    stdin: bool
+    stdout: bool
+    stderr: bool
+
+
+class Joined:
+    """A client joined to an instance: `run` serves it on its connection."""
+
+    def __init__(
+        self, services: Services, instance: Instance, session: Session, history: AsyncIterator[bytes] | None
+    ) -> None:
+        self._services = services
+        self._instance = instance
+        self._history = history
+        self.session = session
+        self.terminal = instance.spec.process.terminal
+
+    async def run(self, raw: Connected) -> None:
+        await self.session.run(raw, self._history)
+        if self.session.detached:
+            instance = self._instance
+            attributes = {**instance.spec.labels, "image": instance.spec.image, "name": instance.name}
+            self._services.events.publish("container", "detach", instance.id, attributes)
+
+
 async def attach(services: Services, request: Request) -> Hijack:
     """Join the client to an instance, which need not run yet: attach, then start, loses nothing."""
+    wanted = Streamed(flag(request, "stdin"), flag(request, "stdout"), flag(request, "stderr"))
+    joined = await join(services, request, wanted)
+    return Hijack(joined.run, joined.session.leave, content_type(joined.terminal, request.version))
+
+
+async def join(services: Services, request: Request, wanted: Streamed, *, half_close: bool = True) -> Joined:
+    """What the request asks for, ready to run. `half_close`: the client can end its input and go on reading."""
     keys = parse_keys(request.value("detachKeys"))
     instance = services.instances.find(request.params[0])
     if instance.status is Status.PAUSED:
         raise Conflict(f"container {request.params[0]} is paused, unpause the container before attach")
     spec = instance.spec
     terminal = spec.process.terminal
-    stdout, stderr = flag(request, "stdout"), flag(request, "stderr")
+    stdout, stderr = wanted.stdout, wanted.stderr
     streaming = flag(request, "stream")
     history = _history(services, instance, stdout, stderr) if flag(request, "logs") else None
     outputs: list[Output] = []
@@ -46,17 +82,11 @@ async def attach(services: Services, request: Request) -> Hijack:
         fd = await services.consoles.attach(instance.id, stdout, stderr)
         outputs.append(Output(Source(fd), None))
     given = None
-    if streaming and flag(request, "stdin") and spec.open_stdin:
+    if streaming and wanted.stdin and spec.open_stdin:
         given = _instance_input(services, instance, KeyWatcher(keys) if terminal else None)
-    session = Session(services.tasks, outputs, given, ends_with_input=terminal or not spec.stdin_once)
-
-    async def run(raw: RawStream) -> None:
-        await session.run(raw, history)
-        if session.detached:
-            attributes = {**spec.labels, "image": spec.image, "name": instance.name}
-            services.events.publish("container", "detach", instance.id, attributes)
-
-    return Hijack(run, session.leave, content_type(terminal, request.version))
+    ends_with_input = terminal or not spec.stdin_once or not half_close
+    session = Session(services.tasks, outputs, given, ends_with_input=ends_with_input)
+    return Joined(services, instance, session, history)
 
 
 def _instance_input(services: Services, instance: Instance, keys: KeyWatcher | None) -> Input:

@@ -10,12 +10,26 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Protocol
 
 from bireme.api.docker.descriptors import Sink, Source
 from bireme.api.docker.detach import KeyWatcher
-from bireme.api.http.raw import RawStream
 from bireme.engine.tasks import TaskGroup
 from bireme.wire.stdcopy import header
+
+
+class Connected(Protocol):
+    """The client's connection: a RawStream, or a websocket that behaves as one."""
+
+    when_gone: Callable[[], None] | None
+
+    @property
+    def gone(self) -> bool: ...
+    async def read(self) -> bytes: ...
+    def write(self, data: bytes) -> None: ...
+    async def drain(self) -> None: ...
+    async def send(self, data: bytes) -> None: ...
+
 
 OpenSink = Callable[[], Awaitable[Sink | None]]
 
@@ -30,7 +44,7 @@ class Output:
         self.stream = stream
         self.muted = muted
 
-    async def copy(self, raw: RawStream) -> None:
+    async def copy(self, raw: Connected) -> None:
         read, stream = self.source.read, self.stream
         try:
             while data := await read():
@@ -55,7 +69,7 @@ class Input:
         self.at_end = at_end
         self.keys = keys
 
-    async def copy(self, raw: RawStream) -> None:
+    async def copy(self, raw: Connected) -> None:
         sink = await self.open_sink()
         if sink is None:
             return
@@ -98,7 +112,12 @@ class Session:
     def detached(self) -> bool:
         return self._input is not None and self._input.keys is not None and self._input.keys.detached
 
-    async def run(self, raw: RawStream, before: AsyncIterator[bytes] | None = None) -> None:
+    @property
+    def reads(self) -> bool:
+        """Whether what the client sends is wanted."""
+        return self._input is not None
+
+    async def run(self, raw: Connected, before: AsyncIterator[bytes] | None = None) -> None:
         """Serve until the end; `before` is sent first."""
         raw.when_gone = self.leave
         if raw.gone:
@@ -122,7 +141,7 @@ class Session:
         if not self._left:
             self.leave()
 
-    async def _copy_input(self, raw: RawStream) -> None:
+    async def _copy_input(self, raw: Connected) -> None:
         assert self._input is not None
         await self._input.copy(raw)
         if self.detached or self._ends_with_input:

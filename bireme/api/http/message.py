@@ -115,10 +115,11 @@ class Stream:
 class Hijack:
     """Take the connection over: 101 when the client asked for an Upgrade, else 200, then `run` owns both directions.
 
-    The connection ends when `run` returns. `discard` is called instead of it when the client went before that.
+    The connection ends when `run` returns. `discard` is called instead of it when the client went before that. `head`
+    is what is sent instead of our own head, for another protocol.
     """
 
-    __slots__ = ("content_type", "discard", "plain_content_type", "run")
+    __slots__ = ("content_type", "discard", "head", "plain_content_type", "run")
 
     def __init__(
         self,
@@ -126,8 +127,10 @@ class Hijack:
         discard: Callable[[], None],
         content_type: bytes = RAW_STREAM,
         plain_content_type: bytes = RAW_STREAM,
+        head: bytes = b"",
     ) -> None:
         self.run = run
+        self.head = head
         self.discard = discard
         self.content_type = content_type
         self.plain_content_type = plain_content_type
@@ -147,6 +150,8 @@ def status_line(status: int) -> bytes:
 
 def upgrade_head(hijack: Hijack, upgrade: bool) -> bytes:
     """The head that ends HTTP on a connection, as dockerd writes it."""
+    if hijack.head:
+        return hijack.head
     if upgrade:
         return (
             b"HTTP/1.1 101 UPGRADED\r\nContent-Type: "

@@ -62,6 +62,7 @@ class Containers:
         router.add("POST", one + "/update", self.update)
         router.add("POST", one + "/wait", self.wait, interruptible=True)
         router.add("POST", one + "/attach", self.attach)
+        router.add("GET", one + "/attach/ws", self.attach_websocket)
         router.add("POST", one + "/resize", self.resize)
         router.add("GET", one + "/logs", self.logs, interruptible=True)
         router.add("GET", one + "/stats", self.stats, interruptible=True)
@@ -204,6 +205,11 @@ class Containers:
 
     def attach(self, request: Request) -> Awaitable[Answer]:
         return attaching.attach(self._services, request)
+
+    def attach_websocket(self, request: Request) -> Awaitable[Answer]:
+        from bireme.api.docker.websocket import attach_websocket  # rarely used: not part of an idle engine
+
+        return attach_websocket(self._services, request)
 
     async def resize(self, request: Request) -> Answer:
         rows, columns = parameters.size(request, "h", "height"), parameters.size(request, "w", "width")

@@ -30,7 +30,6 @@ _LATER = (
     ("GET", "/containers/{id}/archive", "copying files"),
     ("HEAD", "/containers/{id}/archive", "copying files"),
     ("PUT", "/containers/{id}/archive", "copying files"),
-    ("GET", "/containers/{id}/attach/ws", "attaching by websocket"),
     ("GET", "/containers/{id}/checkpoints", "checkpoints"),
     ("POST", "/containers/{id}/checkpoints", "checkpoints"),
     ("GET", "/distribution/{name*}/json", "asking registries"),
