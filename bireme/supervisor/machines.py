@@ -55,6 +55,8 @@ DEVICES = (
 )
 """null, urandom, ptmx, net/tun, kvm, terminals: what a monitor opens before it is jailed. Disks are files."""
 _NAMESPACES = ("ipc", "mnt", "net", "pid", "uts")
+_NAMED_INTERFACES = 36
+_MAX_NAME = 15
 
 
 class Machines:
@@ -99,7 +101,11 @@ class Machines:
                 os.unlink(path)
 
     def slot(self, request: Launch) -> Slot:
-        _machine(request)
+        count = len(_machine(request)["interfaces"])
+        if count > _NAMED_INTERFACES:
+            raise Invalid(
+                f"a machine has at most {_NAMED_INTERFACES} network interfaces, not {count}", subject=request.id
+            )
         return self._slots.make("machine", terminal=request.terminal, devices=DEVICES)
 
     def claim(self, request: Launch) -> Slot | None:
@@ -116,7 +122,7 @@ class Machines:
         plan["control_path"] = os.path.join(self._directory, f"{slot.cgroup}.control")
         plan["report_path"] = os.path.join(self._directory, f"{slot.cgroup}.report")
         for number, interface in enumerate(plan["interfaces"]):
-            interface["tap"] = f"t{self._tag}{base36(slot.number * 4 + number)}"
+            interface["tap"] = tap_name(self._tag, slot.number, number)
         slot.files = (plan["control_path"], plan["report_path"])
         request.owner = (slot.uid_base, slot.uid_base)
         self.nursery.spawn(slot, {"cgroup": slot.cgroup}, [], done)
@@ -168,6 +174,17 @@ def _machine(request: Launch) -> dict[str, Any]:
     if not isinstance(plan, dict) or not isinstance(plan.get("interfaces"), list):
         raise Invalid("launch of a machine without its plan", subject=request.id)
     return plan
+
+
+def tap_name(tag: str, slot: int, number: int) -> str:
+    """The host's end of a machine's interface `number`. Slots are never used again and the last digit is the
+    interface's alone, so no two machines of an engine meet; the kernel takes 15 bytes (IFNAMSIZ)."""
+    name = f"t{tag}{base36(slot * _NAMED_INTERFACES + number)}"
+    if number >= _NAMED_INTERFACES:
+        raise Invalid(f"a machine has at most {_NAMED_INTERFACES} network interfaces", subject=f"eth{number}")
+    if len(name) > _MAX_NAME:
+        raise Invalid(f"the name {name} is longer than the kernel's {_MAX_NAME} bytes", subject=f"eth{number}")
+    return name
 
 
 def _become_template(control: socket.socket) -> None:

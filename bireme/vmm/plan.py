@@ -25,7 +25,8 @@ HOST_PIDS = 128
 
 MAX_VCPUS = 32
 MAX_DISKS = 26
-MAX_INTERFACES = 4
+MAX_INTERFACES = 36
+"""One digit of a TAP's name says which interface of its machine it is (supervisor/machines.py)."""
 DEFAULT_BOOT_TIMEOUT_S = 60.0
 
 

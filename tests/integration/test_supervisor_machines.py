@@ -95,6 +95,27 @@ def test_what_does_not_start(rig: Rig, args: tuple[str, ...], word: str, stage: 
     wait_until(lambda: not rig.cgroups() or not machine_files(rig), "the slot to go")
 
 
+def test_taps_of_machines_have_names_of_their_own(rig: Rig) -> None:
+    client = rig.clients[0]
+    wire = {"bridge": "", "tap": "", "mac": "02:00:00:00:00:01", "mtu": 1500}
+    names: list[str] = []
+    for _ in range(2):
+        request = machine_request(rig, rig.name(), "sleep", "100")
+        request["plan"]["machine"]["interfaces"] = [dict(wire) for _ in range(9)]
+        client.call("launch", **request)
+        names += client.call("explain", id=request["id"])["network"]["host_interfaces"].values()
+    assert len(set(names)) == len(names) == 18
+
+
+def test_more_interfaces_than_have_names_are_refused(rig: Rig) -> None:
+    client = rig.clients[0]
+    request = machine_request(rig, rig.name(), "true")
+    request["plan"]["machine"]["interfaces"] = [{} for _ in range(37)]
+    with pytest.raises(Failure, match="at most 36 network interfaces, not 37"):
+        client.call("launch", **request)
+    assert client.call("list")["instances"] == []
+
+
 def test_a_monitor_that_dies_before_it_runs(rig: Rig) -> None:
     client = rig.clients[0]
     with pytest.raises(Failure, match="killed before the guest's program ran"):
