@@ -8,7 +8,7 @@ import os
 import platform
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bireme.api.docker.app import build_router
 from bireme.api.http.server import Server
@@ -56,6 +56,9 @@ from bireme.storage.native import NativeSnapshotter
 from bireme.storage.overlay import OverlaySnapshotter
 from bireme.storage.snapshot import Snapshotter
 
+if TYPE_CHECKING:
+    from bireme.engine.volumes import Volumes
+
 log = logging.getLogger(__name__)
 CONNECT_DEADLINE_S = 30.0
 
@@ -76,6 +79,8 @@ class Daemon:
         self._directories: Directories
         self._bridge: BridgeNetwork | None = None
         self._networks: Networks | None = None
+        self._events: Events
+        self._loaded_volumes: Volumes | None = None
         self._services: Services
         self._server: Server
 
@@ -189,8 +194,10 @@ class Daemon:
             events,
             tasks,
             self._tidier,
+            self._volumes,
             kernels.pin,
         )
+        self._events = events
         system = System(
             self._identity(),
             self._config.data_root,
@@ -209,14 +216,36 @@ class Daemon:
             kernels=kernels,
             logs=Logs(instances, FileWatcher()),
             networks=networks,
+            volumes=self._volumes,
             sizes=Sizes(instances, images, tasks),
             events=events,
             system=system,
             tasks=tasks,
         )
         return Reconciler(
-            self._table, drivers, instances, networks, lambda: self._snapshotter, directories, self._tidier
+            self._table,
+            drivers,
+            instances,
+            networks,
+            lambda: self._snapshotter,
+            directories,
+            self._tidier,
+            self._restore_volumes,
         )
+
+    def _volumes(self) -> Volumes:
+        """Made when the first one asks: an engine without volumes does not load what they need."""
+        if self._loaded_volumes is None:
+            from bireme.engine.volumes import Volumes
+
+            root = f"{self._config.data_root}/volumes"
+            self._loaded_volumes = Volumes(root, self._database, self._table, self._events)
+        return self._loaded_volumes
+
+    async def _restore_volumes(self) -> None:
+        if await asyncio.to_thread(os.path.isdir, f"{self._config.data_root}/volumes"):
+            await self._volumes().restore()
+            self._tasks.spawn(asyncio.to_thread(self._volumes().empty), "volumes")
 
     async def _hold_ports(self, identity: str, sockets: Sequence[ReservedSocket]) -> None:
         if not sockets:

@@ -37,6 +37,8 @@ class ImageDefaults(Protocol):
     def exposed_ports(self) -> Sequence[str]: ...
     @property
     def labels(self) -> dict[str, str]: ...
+    @property
+    def volumes(self) -> Sequence[str]: ...
 
 
 class ImageSource(Protocol):
@@ -64,6 +66,7 @@ def merge(spec: InstanceSpec, image: ImageDefaults, hostname: str) -> InstanceSp
         entrypoint=entrypoint,
         command=command,
         labels={**image.labels, **spec.labels},
+        volumes=tuple(dict.fromkeys((*spec.volumes, *image.volumes))),
         exposed_ports=tuple(dict.fromkeys((*spec.exposed_ports, *image.exposed_ports))),
         stop_signal=spec.stop_signal or image.stop_signal or "SIGTERM",
     )

@@ -41,6 +41,7 @@ class ImageView:
         self.stop_signal = config.stop_signal
         self.exposed_ports = tuple(config.exposed_ports or ())
         self.labels = dict(config.labels or {})
+        self.volumes = tuple(config.volumes or ())
 
     @property
     def diff_ids(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -27,10 +28,14 @@ from bireme.engine.signals import parse_signal
 from bireme.engine.table import InstanceTable
 from bireme.engine.tasks import TaskGroup
 from bireme.engine.tidy import Tidier
-from bireme.errors import BiremeError, Conflict, Deadline, Invalid, NotModified
+from bireme.errors import BiremeError, Conflict, Deadline, Invalid, NotModified, Unsupported
 from bireme.instance.driver import Driver, ExitStatus, Pause, StartError, Update
+from bireme.instance.driver import Volumes as MountsVolumes
 from bireme.instance.spec import InstanceId, InstanceSpec, Limits
 from bireme.instance.state import Status, Verb, apply
+
+if TYPE_CHECKING:
+    from bireme.engine.volumes import Claim, Volumes
 
 log = logging.getLogger(__name__)
 KILL_DEADLINE_S = 10.0
@@ -50,9 +55,11 @@ class Instances:
         events: Events,
         tasks: TaskGroup,
         tidier: Tidier,
+        volumes: Callable[[], Volumes],
         pin: Callable[[InstanceSpec], InstanceSpec] = lambda spec: spec,
     ) -> None:
-        """`pin` settles what a definition names and may change its meaning later."""
+        """`volumes` is called for instances that have some; `pin` settles what a definition names and may change its
+        meaning later."""
         self._table = table
         self._drivers = drivers
         self._images = images
@@ -62,6 +69,7 @@ class Instances:
         self._events = events
         self._tasks = tasks
         self._tidier = tidier
+        self._volumes = volumes
         self._pin = pin
         self._early: list[tuple[InstanceId, ExitStatus]] | None = []
         for driver in drivers.values():
@@ -96,6 +104,11 @@ class Instances:
     async def create(self, spec: InstanceSpec, name: str = "") -> tuple[InstanceId, list[str]]:
         """Commit a new instance; returns its id and warnings for the user."""
         driver = self._driver(spec.isolation)
+        if spec.volumes and not isinstance(driver, MountsVolumes):
+            raise Unsupported(
+                f"the volume at {spec.volumes[0]} is not supported with isolation {spec.isolation}",
+                hint="what is written there stays on the machine's own disk without it",
+            )
         image = self._images.defaults(spec.image)
         identity = InstanceId(os.urandom(32).hex())
         name = name.removeprefix("/") or names.generate(self._table.has_name)
@@ -112,21 +125,30 @@ class Instances:
         self, identity: InstanceId, name: str, spec: InstanceSpec, chain_id: str, driver: Driver
     ) -> Instance:
         directory = self._directories.make(identity)
+        claim: Claim | None = None
         try:
             root = self._snapshots().prepare(identity, chain_id)
+            if spec.wants_volumes and isinstance(driver, MountsVolumes):
+                claim = await self._volumes().claim(identity, spec, root)
+                spec = claim.spec
             instance = Instance(identity, name, Definition(spec=spec, root=root), time.time_ns(), directory)
             instance.etc_directory = self._directories.etc.directory(identity, directory)
             self._networks.check(instance)
             await driver.create(outline(instance))
             instance.definition = msgspec.structs.replace(instance.definition, spec=self._pin(spec))
-            await self._table.insert(instance)
+            await self._table.insert(instance, claim.statements if claim is not None else ())
         except BaseException:
             self._tidier.add_files(identity)
+            if claim is not None:
+                await self._volumes().undo(claim)
             raise
+        if claim is not None:
+            await self._volumes().commit(claim)
         return instance
 
     async def remove(self, reference: str, force: bool = False, volumes: bool = False) -> None:
-        """Forget an instance; `force` kills it first. Its disk and cgroups go after the answer."""
+        """Forget an instance; `force` kills it first, `volumes` takes the anonymous volumes along that it alone has.
+        Its disk and cgroups go after the answer."""
         instance = self.find(reference)
         if force and instance.running:
             await self._force_exit(instance)
@@ -135,13 +157,20 @@ class Instances:
                 return
             instance.state.status = apply(instance.status, Verb.REMOVE, f"/{instance.name}")
             try:
-                await self._table.delete(instance)
+                await self._delete(instance, volumes)
             except BaseException:
                 instance.state.status = Status.EXITED
                 raise
         self._tidier.add(instance, self.driver(instance))
         self.publish(instance, "destroy")
         instance.release_remove_waiters()
+
+    async def _delete(self, instance: Instance, volumes: bool) -> None:
+        if not volumes or not instance.spec.uses_volumes:
+            await self._table.delete(instance)
+            return
+        async with self._volumes().orphaned(instance) as statements:
+            await self._table.delete(instance, statements)
 
     async def _force_exit(self, instance: Instance) -> None:
         gone = instance.wait("not-running")
@@ -173,6 +202,8 @@ class Instances:
             apply(instance.status, Verb.START, instance.id)
             endpoints = self._networks.take(instance)
             try:
+                if instance.spec.uses_volumes:
+                    await self._volumes().use(instance)
                 instance.state.ports = await self._networks.publish(instance, endpoints)
                 placement = place(instance, self._directories.etc, endpoints, self._networks.gateway)
                 started = await self.driver(instance).start(placement)
@@ -186,10 +217,14 @@ class Instances:
             state.exit_code, state.error, state.oom_killed, state.settled = 0, "", False, False
             instance.stop_requested = False
             self._table.mark(instance)
+        if instance.spec.uses_volumes:
+            self._volumes().started(instance)
         self.publish(instance, "start")
 
     async def _start_failed(self, instance: Instance, error: BaseException) -> None:
         await self._networks.give_back(instance)
+        if instance.spec.uses_volumes:
+            await self._volumes().leave(instance, ran=False)
         instance.state.ports = ()
         if isinstance(error, BiremeError):
             instance.state.error = error.message
@@ -226,6 +261,8 @@ class Instances:
             state.finished_at_ns = status.finished_at_ns or time.time_ns()
             state.pid, state.settled = 0, True
             await self._networks.give_back(instance)
+            if instance.spec.uses_volumes:
+                await self._volumes().leave(instance)
             state.endpoints, state.ports = (), ()
             self._table.mark(instance)
         if status.oom_killed:
@@ -241,7 +278,7 @@ class Instances:
     async def auto_remove(self, instance: Instance) -> None:
         """--rm; somebody removing it at the same time is no error."""
         try:
-            await self.remove(instance.id)
+            await self.remove(instance.id, volumes=True)
         except (Conflict, NotModified):
             pass
 

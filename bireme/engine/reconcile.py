@@ -5,7 +5,7 @@ any         running     the engine was replaced                    it runs; addr
 any         exited      it ended while nobody listened             the exit is recorded
 running     nothing     the machine went down                      exited, code 255
 nothing     anything    killed between removal and its tear-down   killed and deleted
-nothing     a directory likewise, or between mkdir and commit      removed from disk
+nothing     a directory likewise, or between mkdir and commit      removed from disk; volumes too (volumes.py)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from bireme.engine.directories import Directories
 from bireme.engine.instances import Instances
@@ -46,6 +46,7 @@ class Reconciler:
         snapshots: Callable[[], Snapshots],
         directories: Directories,
         tidier: Tidier,
+        restore_volumes: Callable[[], Awaitable[None]],
     ) -> None:
         self._table = table
         self._drivers = drivers
@@ -54,6 +55,7 @@ class Reconciler:
         self._snapshots = snapshots
         self._directories = directories
         self._tidier = tidier
+        self._restore_volumes = restore_volumes
 
     async def run(self) -> None:
         held: dict[str, Adopted] = {}
@@ -65,6 +67,7 @@ class Reconciler:
         for instance in self._table:
             self._agree(instance, held.get(instance.id))
         self._networks.restore(i for i in self._table if i.running)
+        await self._restore_volumes()
         self._sweep()
         self._instances.open()
         for instance in self._table:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bireme.engine.console import Consoles
 from bireme.engine.events import Events
@@ -16,6 +18,9 @@ from bireme.engine.sizes import Sizes
 from bireme.engine.system import System
 from bireme.engine.tasks import TaskGroup
 
+if TYPE_CHECKING:
+    from bireme.engine.volumes import Volumes
+
 
 @dataclass(frozen=True)
 class Services:
@@ -26,6 +31,7 @@ class Services:
     kernels: Kernels
     logs: Logs
     networks: Networks
+    volumes: Callable[[], Volumes]
     sizes: Sizes
     events: Events
     system: System

@@ -114,8 +114,8 @@ class InstanceTable:
         if self._by_name.get(name) is None:
             self._by_name.pop(name, None)
 
-    async def insert(self, instance: Instance) -> None:
-        """Commit a new instance durably; its name was reserved."""
+    async def insert(self, instance: Instance, others: Sequence[Statement] = ()) -> None:
+        """Commit a new instance durably, together with `others`; its name was reserved."""
         statement = (
             "insert into instances (id, name, spec, state, created_ns) values (?, ?, ?, ?, ?)",
             (
@@ -126,14 +126,15 @@ class InstanceTable:
                 instance.created_at_ns,
             ),
         )
-        await asyncio.wrap_future(self._store.submit([statement]))
+        await asyncio.wrap_future(self._store.submit([statement, *others]))
         self._by_id[instance.id] = instance
         self._by_name[instance.name] = instance
 
-    async def delete(self, instance: Instance) -> None:
-        """Forget an instance durably."""
+    async def delete(self, instance: Instance, others: Sequence[Statement] = ()) -> None:
+        """Forget an instance durably, together with `others`."""
         self._dirty.pop(instance.id, None)
-        await asyncio.wrap_future(self._store.submit([("delete from instances where id = ?", (instance.id,))]))
+        statement = ("delete from instances where id = ?", (instance.id,))
+        await asyncio.wrap_future(self._store.submit([statement, *others]))
         self._by_id.pop(instance.id, None)
         if self._by_name.get(instance.name) is instance:
             del self._by_name[instance.name]

@@ -259,6 +259,14 @@ class Disk(Protocol):
 
 
 @runtime_checkable
+class Volumes(Protocol):
+    @property
+    def mounts_volumes(self) -> bool:
+        """True: directories of the host can be mounted inside. Without this an image's VOLUME stays in the root."""
+        ...
+
+
+@runtime_checkable
 class Explain(Protocol):
     async def explain(self, instance: InstanceId) -> Mapping[str, Any]:
         """What the instance really is on this host, for people: a tree of JSON-able values."""

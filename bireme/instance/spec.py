@@ -17,9 +17,10 @@ Isolation = Literal["container", "microvm", "qemu", "xen"]
 
 
 class Mount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A bind or tmpfs mount below the instance's root. `source` is a host path, empty for tmpfs."""
+    """A mount below the instance's root. `source` is a host path, empty for tmpfs, and for a volume known from create
+    on: the directory that holds its contents."""
 
-    kind: Literal["bind", "tmpfs"]
+    kind: Literal["bind", "tmpfs", "volume"]
     target: str
     source: str = ""
     read_only: bool = False
@@ -28,6 +29,20 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     size_bytes: int = 0
     mode: int | None = None
     options: tuple[str, ...] = ()
+    volume: str = ""
+    """Name of the volume; "" until create gives an anonymous one its name."""
+    anonymous: bool = False
+    """Nobody named it: it goes with the last instance that has it, if that is asked for."""
+    no_copy: bool = False
+    """Do not fill the volume with what the image has at `target`."""
+    subpath: str = ""
+    mounted: bool = False
+    """The volume is a file system of its own, mounted at `source` while instances use it."""
+    shown_mode: str = ""
+    driver: str = ""
+    driver_options: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    """Of a volume to be made; like `driver` and `driver_options` empty once it is."""
 
 
 class PortRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -155,6 +170,10 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     init: bool = False
     read_only_root: bool = False
     mounts: tuple[Mount, ...] = ()
+    volumes: tuple[str, ...] = ()
+    """Places that get an anonymous volume unless something else is mounted there; the image's too."""
+    volumes_from: tuple[str, ...] = ()
+    """`ID` or `ID:ro`: instances whose binds and volumes this one has as well."""
     shm_size_bytes: int = 64 << 20
     devices: tuple[DeviceRequest, ...] = ()
     ulimits: tuple[Ulimit, ...] = ()
@@ -179,3 +198,13 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Of a machine: what its writable disk can hold, 0 for the default (storage/disks.py)."""
     edge: dict[str, Any] = {}
     """What the API edge wants back at inspect (the request as it came); nobody else reads it."""
+
+    @property
+    def uses_volumes(self) -> bool:
+        """Whether a volume is mounted (from create on)."""
+        return any(mount.kind == "volume" for mount in self.mounts)
+
+    @property
+    def wants_volumes(self) -> bool:
+        """Whether create has volumes to find, to make or to inherit."""
+        return bool(self.volumes or self.volumes_from) or self.uses_volumes

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from bireme.errors import Invalid
 from bireme.runtime import defaults
@@ -73,6 +73,8 @@ class MountPlan(TypedDict):
     recursive: bool
     idmap: str
     options: list[list[str | None]]
+    given: NotRequired[bool]
+    """`source` is /proc/PID/fd/N of whoever sent the plan and keeps it open: a mount that is nowhere yet."""
 
 
 def plan_mounts(mounts: Sequence[Mount], *, root_readonly: bool) -> tuple[SkeletonPlan, list[MountPlan]]:

@@ -230,7 +230,10 @@ def _work_aside(sock: socket.socket, work: Callable[[], list[int]]) -> NoReturn:
 
 
 def _make_bind(entry: MountPlan, userns: int) -> int:
-    tree = _clone(entry["source"], recursive=entry["recursive"])
+    if entry.get("given"):
+        tree = os.open(entry["source"], os.O_PATH | os.O_CLOEXEC)
+    else:
+        tree = _clone(entry["source"], recursive=entry["recursive"])
     try:
         if userns >= 0 and entry["idmap"] != "noidmap":
             _shift_if_possible(tree, userns, recursive=entry["recursive"])

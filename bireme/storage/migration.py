@@ -18,4 +18,5 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         " primary key (lease_id, kind, item)) without rowid",
         "create table kv (key text primary key, value blob) without rowid",
     ),
+    ("create table volumes (name text primary key, record blob not null, created_ns integer not null)",),
 )

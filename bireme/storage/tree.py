@@ -159,10 +159,15 @@ def copy_tree(source: str, target: str) -> None:
     """
     here, there = open_directory(source), open_directory(target)
     try:
-        _Copy(there).directory(here, there, 0)
+        copy_contents(here, there)
     finally:
         os.close(here)
         os.close(there)
+
+
+def copy_contents(source: int, target: int) -> None:
+    """`copy_tree` from one open directory into another."""
+    _Copy(target).directory(source, target, 0)
 
 
 class _Copy:

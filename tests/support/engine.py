@@ -18,6 +18,7 @@ from bireme.engine.reconcile import Reconciler
 from bireme.engine.table import InstanceTable
 from bireme.engine.tasks import TaskGroup
 from bireme.engine.tidy import Tidier
+from bireme.engine.volumes import Volumes
 from bireme.engine.watch import FileWatcher
 from bireme.errors import NotFound
 from bireme.instance.driver import RootFilesystem
@@ -40,6 +41,7 @@ class FakeImage:
     stop_signal: str = ""
     exposed_ports: Sequence[str] = ()
     labels: dict[str, str] = field(default_factory=lambda: {"from": "image"})
+    volumes: Sequence[str] = ()
 
 
 class FakeImages:
@@ -81,6 +83,8 @@ class FakeEngine:
     def __init__(self, root: str, driver: FakeDriver, snapshots: FakeSnapshots) -> None:
         os.makedirs(f"{root}/instances", exist_ok=True)
         self.driver = driver
+        self.volume_root = f"{root}/volumes"
+        self._volumes: Volumes | None = None
         self.snapshots = snapshots
         self.images = FakeImages()
         self.tasks = TaskGroup()
@@ -101,14 +105,32 @@ class FakeEngine:
             self.events,
             self.tasks,
             self.tidier,
+            self.volumes,
         )
         self.execs = Execs(self.instances, self.tasks)
         self.consoles = Consoles(self.instances)
         self.watcher = FileWatcher()
         self.logs = Logs(self.instances, self.watcher)
         self.reconciler = Reconciler(
-            self.table, drivers, self.instances, self.networks, lambda: snapshots, self.directories, self.tidier
+            self.table,
+            drivers,
+            self.instances,
+            self.networks,
+            lambda: snapshots,
+            self.directories,
+            self.tidier,
+            self._restore_volumes,
         )
+
+    def volumes(self) -> Volumes:
+        if self._volumes is None:
+            self._volumes = Volumes(self.volume_root, self.database, self.table, self.events)
+        return self._volumes
+
+    async def _restore_volumes(self) -> None:
+        if os.path.isdir(self.volume_root):
+            await self.volumes().restore()
+            self.volumes().empty()
 
     async def open(self) -> None:
         self.table.load()

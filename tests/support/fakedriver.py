@@ -44,6 +44,7 @@ class FakeDriver:
     """Driver with Exec, Console, Pause, Stats and Processes."""
 
     name = "container"
+    mounts_volumes = True
 
     def __init__(self) -> None:
         self._pid = 1000

@@ -483,6 +483,50 @@ class FakeNetworks:
     bridge: FakeBridge | None = FakeBridge()
 
 
+class FakeVolume:
+    def __init__(self, name: str, options: Mapping[str, str], labels: Mapping[str, str]) -> None:
+        self.name = name
+        self.path = f"/nowhere/volumes/{name}/_data"
+        self.created_at_ns = 1_700_000_000_123_456_789
+        self.options = options
+        self.labels = labels
+
+
+class FakeVolumes:
+    """`used` are the names of those that some instance has."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, FakeVolume] = {}
+        self.used: set[str] = set()
+
+    def find(self, name: str) -> FakeVolume:
+        if name not in self.held:
+            raise NotFound(f"get {name}: no such volume", subject=name)
+        return self.held[name]
+
+    def all(self) -> list[FakeVolume]:
+        return [self.held[name] for name in sorted(self.held)]
+
+    def users(self, name: str) -> list[str]:
+        return [name] if name in self.used else []
+
+    async def create(self, name: str, driver: str, options: Mapping[str, str], labels: Mapping[str, str]) -> FakeVolume:
+        return self.held.setdefault(name or "random", FakeVolume(name or "random", options, labels))
+
+    async def remove(self, name: str, force: bool = False) -> None:
+        if name in self.held or not force:
+            del self.held[self.find(name).name]
+
+    async def prune(self, chosen: Any) -> tuple[list[str], int]:
+        gone = [v.name for v in self.all() if chosen(v) and v.name not in self.used]
+        for name in gone:
+            del self.held[name]
+        return gone, 7 * len(gone)
+
+    def measure(self, volume: FakeVolume) -> int:
+        return 7
+
+
 class FakeSystem:
     def __init__(self, services: FakeServices) -> None:
         self._services = services
@@ -527,8 +571,12 @@ class FakeServices:
         self.execs = FakeExecs(self)
         self.logs = FakeLogs(self)
         self.networks = FakeNetworks()
+        self.held_volumes = FakeVolumes()
         self.sizes = FakeSizes(self)
         self.system = FakeSystem(self)
+
+    def volumes(self) -> FakeVolumes:
+        return self.held_volumes
 
     async def spawn(self, instance: FakeInstance) -> None:
         process = instance.spec.process

@@ -18,6 +18,7 @@ from bireme.api.docker.routes.networks import Networks
 from bireme.api.docker.routes.own import Own
 from bireme.api.docker.routes.system import System
 from bireme.api.docker.routes.usage import Usage
+from bireme.api.docker.routes.volumes import Volumes
 from bireme.api.docker.services import Services
 from bireme.api.docker.translate import spec_of
 from bireme.api.http.router import Router
@@ -41,6 +42,7 @@ def build_router(services: Services) -> Router:
     Images(services).register(router)
     Events(services).register(router)
     Networks(services).register(router)
+    Volumes(services).register(router)
     Own(services).register(router)
     Kernels(services).register(router)
     refused.register(router)

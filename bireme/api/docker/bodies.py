@@ -279,5 +279,13 @@ class NetworkCreateRequest(Body):
     Name: str = ""
 
 
+class VolumeCreateRequest(Body):
+    Name: str = ""
+    Driver: str = ""
+    DriverOpts: dict[str, str] = {}
+    Labels: dict[str, str] = {}
+    ClusterVolumeSpec: Empty | None = None
+
+
 class BootstrapRequest(Body):
     image: str = ""

@@ -164,7 +164,7 @@ def config(instance: Instance, version: int) -> Shown:
         "Env": [entry for entry in process.env if entry not in implied],
         "Cmd": list(spec.command) or None,
         "Image": spec.image,
-        "Volumes": None,
+        "Volumes": {place: {} for place in spec.volumes} or None,
         "WorkingDir": process.working_dir,
         "Entrypoint": list(spec.entrypoint) or None,
         "OnBuild": kept.get("OnBuild"),

@@ -256,7 +256,7 @@ def _on_network(instance: Instance, filters: Filters) -> bool:
 
 
 def _mounted(spec: InstanceSpec) -> list[str]:
-    return [text for mount in spec.mounts for text in (mount.source, mount.target)]
+    return [text for mount in spec.mounts for text in (mount.volume or mount.source, mount.target)]
 
 
 def _by_ports(filters: Filters) -> Keep:

@@ -22,7 +22,6 @@ _TMPFS_FLAGS = frozenset(
     "ro rw exec noexec suid nosuid dev nodev sync async dirsync atime noatime diratime nodiratime relatime norelatime "
     "strictatime nostrictatime mand nomand uid gid nr_inodes nr_blocks mpol".split()
 )
-NO_VOLUMES = "volumes are not supported yet"
 
 
 def mounts_of(host: bodies.HostConfig) -> tuple[Mount, ...]:
@@ -40,7 +39,7 @@ def mounts_of(host: bodies.HostConfig) -> tuple[Mount, ...]:
 
 def make_sources(host: bodies.HostConfig) -> None:
     """Make the host directories that `-v` (and CreateMountpoint) name and that are missing, as dockerd does."""
-    wanted = [text.split(":")[0] for text in host.Binds]
+    wanted = [text.split(":")[0] for text in host.Binds if text.startswith("/") and ":" in text]
     wanted += [m.Source for m in host.Mounts if m.BindOptions is not None and m.BindOptions.CreateMountpoint]
     for path in wanted:
         if os.path.lexists(path):
@@ -51,19 +50,55 @@ def make_sources(host: bodies.HostConfig) -> None:
             raise Invalid(f"error while creating mount source path '{path}': {error.strerror}", subject=path) from error
 
 
+def check_anonymous(place: str) -> None:
+    """A place of Config.Volumes; Invalid when it is none."""
+    wrong = f"invalid volume specification: '{place}'"
+    if not place or ":" in place:
+        raise Invalid(wrong, subject=place)
+    _check_target(place, f'{wrong}: invalid mount config for type "volume": ')
+
+
+def check_volumes_from(text: str) -> None:
+    """`ID` or `ID:MODE`; nothing but reading and writing may be asked for."""
+    if not text:
+        raise Invalid("volumes-from specification cannot be an empty string")
+    _, _, mode = text.partition(":")
+    options = set(mode.split(","))
+    if not _valid_mode(mode) or options & (_PROPAGATION | {"nocopy"}):
+        raise Invalid(f"invalid mode: {mode}", subject=text)
+
+
 def _bind(text: str) -> Mount:
     parts = text.split(":", 3)
+    wrong = f"invalid volume specification: '{text}'"
     if not parts[0] or len(parts) > 3 or (len(parts) == 2 and _valid_mode(parts[1])):
-        raise Invalid(f"invalid volume specification: '{text}'", subject=text)
+        raise Invalid(wrong, subject=text)
     if len(parts) == 1:
-        raise Unsupported(NO_VOLUMES, subject=text, hint=f"{text} would be an anonymous volume")
+        check_anonymous(text)
+        return Mount(kind="volume", target=_clean(text), anonymous=True)
     source, target, mode = parts[0], parts[1], parts[2] if len(parts) == 3 else ""
     if not _valid_mode(mode):
         raise Invalid(f"invalid mode: {mode}", subject=text)
-    if not source.startswith("/"):
-        raise Unsupported(NO_VOLUMES, subject=text, hint=f"{source} is the name of a volume, a bind starts with /")
-    _check_target(target, f"invalid volume specification: '{text}': ")
+    _check_target(target, f"{wrong}: ")
     options = set(mode.split(","))
+    if not source.startswith("/"):
+        if options & _PROPAGATION:
+            raise Invalid(
+                f'{wrong}: invalid mount config for type "volume": field BindOptions must not be specified',
+                subject=text,
+            )
+        return Mount(
+            kind="volume",
+            volume=source,
+            target=_clean(target),
+            read_only="ro" in options,
+            no_copy="nocopy" in options,
+            shown_mode=mode or "z",
+        )
+    if "nocopy" in options:
+        raise Invalid(
+            f'{wrong}: invalid mount config for type "bind": field VolumeOptions must not be specified', subject=text
+        )
     return Mount(
         kind="bind",
         source=_clean(source),
@@ -103,8 +138,10 @@ def _mount(mount: bodies.Mount) -> Mount:
         return _bind_mount(mount, wrong)
     if kind == "tmpfs":
         return _tmpfs_mount(mount, wrong)
-    if kind in ("volume", "image", "cluster", "npipe"):
-        raise Unsupported(NO_VOLUMES if kind == "volume" else f"mounts of type {kind} are not supported yet")
+    if kind == "volume":
+        return _volume_mount(mount, wrong)
+    if kind in ("image", "cluster", "npipe"):
+        raise Unsupported(f"mounts of type {kind} are not supported yet")
     raise Invalid(wrong + "mount type unknown")
 
 
@@ -135,6 +172,36 @@ def _bind_mount(mount: bodies.Mount, wrong: str) -> Mount:
         recursive=not options.NonRecursive,
         propagation=options.Propagation or "rprivate",
     )
+
+
+def _volume_mount(mount: bodies.Mount, wrong: str) -> Mount:
+    options = mount.VolumeOptions or bodies.VolumeOptions()
+    driver = options.DriverConfig or bodies.DriverConfig()
+    if options.Subpath:
+        if not mount.Source:
+            raise Invalid(wrong + "must not set Subpath when using anonymous volumes")
+        if not _is_local(options.Subpath):
+            raise Invalid(wrong + "subpath must be a relative path within the volume", subject=options.Subpath)
+    if mount.ReadOnly and not mount.Source:
+        raise Invalid(wrong + "must not set ReadOnly mode when using anonymous volumes")
+    return Mount(
+        kind="volume",
+        volume=mount.Source,
+        anonymous=not mount.Source,
+        target=_clean(mount.Target),
+        read_only=mount.ReadOnly,
+        no_copy=options.NoCopy,
+        subpath=options.Subpath and posixpath.normpath(options.Subpath),
+        shown_mode="z",
+        driver=driver.Name,
+        driver_options=driver.Options,
+        labels=options.Labels,
+    )
+
+
+def _is_local(path: str) -> bool:
+    """Relative, and within its beginning."""
+    return not path.startswith("/") and posixpath.normpath(path).split("/")[0] != ".."
 
 
 def _tmpfs_mount(mount: bodies.Mount, wrong: str) -> Mount:

@@ -14,7 +14,7 @@ import msgspec
 
 from bireme.api.docker.bodies import ContainerConfig, CreateRequest, ExecCreateRequest, HostConfig
 from bireme.api.docker.machines import disk_size_of, kernel_of
-from bireme.api.docker.mounts import NO_VOLUMES, mounts_of
+from bireme.api.docker.mounts import check_anonymous, check_volumes_from, mounts_of
 from bireme.api.docker.ports import exposed_ports_of, network_of, ports_of
 from bireme.api.docker.resources import devices_of, limits_of, ulimits_of
 from bireme.api.docker.security import namespaces_of, security_of
@@ -75,6 +75,8 @@ def spec_of(body: CreateRequest, version: int) -> tuple[InstanceSpec, list[str]]
         init=bool(host.Init),
         read_only_root=host.ReadonlyRootfs,
         mounts=mounts_of(host),
+        volumes=tuple(body.Volumes),
+        volumes_from=tuple(host.VolumesFrom),
         shm_size_bytes=host.ShmSize or DEFAULT_SHM_BYTES,
         devices=devices_of(host),
         ulimits=ulimits_of(host),
@@ -152,8 +154,8 @@ def _check_config(config: ContainerConfig) -> None:
     _check_environment(config.Env)
     if config.StopSignal:
         parse_signal(config.StopSignal)
-    if config.Volumes:
-        raise Unsupported(NO_VOLUMES, hint=f"{', '.join(config.Volumes)} would be anonymous volumes")
+    for place in config.Volumes:
+        check_anonymous(place)
     _check_health(config)
 
 
@@ -194,10 +196,11 @@ def _check_host(config: ContainerConfig, host: HostConfig) -> None:
         raise Unsupported(f"restart policy {policy.Name} is not supported yet", hint="use no")
     if policy.MaximumRetryCount and policy.Name == "no":
         raise Invalid("invalid restart policy: maximum retry count can only be used with 'on-failure'")
-    if host.VolumesFrom:
-        raise Unsupported(NO_VOLUMES, hint=f"VolumesFrom: {', '.join(host.VolumesFrom)}")
-    if host.VolumeDriver not in ("", "local"):
-        raise Unsupported(f"{NO_VOLUMES}: volume driver {host.VolumeDriver}")
+    for text in host.VolumesFrom:
+        check_volumes_from(text)
+    driver = host.VolumeDriver
+    if driver not in ("", "local"):
+        raise Invalid(f'error looking up volume plugin {driver}: plugin "{driver}" not found', subject=driver)
     if host.Links:
         raise Unsupported(f"links are not supported: {', '.join(host.Links)}")
     if host.ShmSize < 0:

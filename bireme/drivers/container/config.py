@@ -195,7 +195,7 @@ def _mounts(placement: Placement, userns: bool) -> list[OciMount]:
     for source, target in placement.files:
         if target not in replaced:
             mounts.append(_bind(Mount(kind="bind", source=source, target=target), userns))
-    mounts.extend(_bind(m, userns) if m.kind == "bind" else _tmpfs(m) for m in spec.mounts)
+    mounts.extend(_tmpfs(m) if m.kind == "tmpfs" else _bind(m, userns) for m in spec.mounts)
     return mounts
 
 

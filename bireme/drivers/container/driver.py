@@ -8,6 +8,7 @@ from typing import Any
 
 from bireme.drivers.container import config as oci
 from bireme.drivers.container.plans import Plans
+from bireme.drivers.container.volumeparts import give_parts, open_parts
 from bireme.drivers.supervised.driver import SupervisedDriver, to_started, to_status
 from bireme.drivers.supervised.limits import for_update
 from bireme.drivers.supervised.link import LaunchRefused, start_error
@@ -17,13 +18,15 @@ from bireme.errors import Conflict, NotFound
 from bireme.instance.driver import ExecStarted, ExitStatus, Placement, ProcessRow, Started, Streams
 from bireme.instance.spec import ExecId, InstanceId, InstanceSpec, ProcessSpec
 from bireme.linux.fd import close_quietly
+from bireme.runtime.plan import LaunchPlan
 
 
 class ContainerDriver(SupervisedDriver):
-    """Driver with Exec, Console, Pause, Stats, Processes, Explain and Update."""
+    """Driver with Exec, Console, Pause, Stats, Processes, Explain, Update and Volumes."""
 
     name = "container"
     kind = "container"
+    mounts_volumes = True
 
     def __init__(self, supervisor: SupervisorConnection, host: oci.Host) -> None:
         super().__init__(supervisor)
@@ -47,7 +50,19 @@ class ContainerDriver(SupervisedDriver):
 
     async def start(self, placement: Placement) -> Started:
         plan = self._plans.take(placement) or oci.plan_instance(placement, self._host)
+        if any(mount.subpath or mount.mounted for mount in placement.spec.mounts):
+            return await self._start_with_parts(placement, plan)
         return to_started(await self._launch(placement, plan, oci.resources(placement.spec)))
+
+    async def _start_with_parts(self, placement: Placement, plan: LaunchPlan) -> Started:
+        """Volumes of which a part is mounted, or that are mounts themselves, are opened on this side: links in them
+        lead nowhere else, and the supervisor may have another view of the host's mounts."""
+        opened = await asyncio.to_thread(open_parts, placement.spec.mounts)
+        try:
+            give_parts(plan, opened)
+            return to_started(await self._launch(placement, plan, oci.resources(placement.spec)))
+        finally:
+            close_quietly(*opened.values())
 
     # Exec
 

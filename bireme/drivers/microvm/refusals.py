@@ -39,6 +39,8 @@ def _check_sharing(spec: InstanceSpec) -> None:
         raise _refused(f"--network {spec.network.name}", "use bridge or none")
     if spec.devices:
         raise _refused("--device", _NO_SHARING)
+    if spec.volumes_from:
+        raise _refused("--volumes-from", _NO_SHARING)
     if spec.cgroup_parent:
         raise _refused("--cgroup-parent", "")
 
@@ -57,6 +59,8 @@ def _check_security(spec: InstanceSpec) -> None:
 def _check_mount(mount: Mount) -> None:
     if mount.kind == "bind":
         raise _refused(f"the bind mount {mount.source}:{mount.target}", "put the files into the image, or use --tmpfs")
+    if mount.kind == "volume":
+        raise _refused(f"the volume at {mount.target}", f"{_NO_SHARING}; what is written there stays on its own disk")
     if mount.options or mount.read_only:
         given = ",".join((*mount.options, *(("ro",) if mount.read_only else ())))
         raise _refused(f"the tmpfs option {given}", "size and mode are known")

@@ -1,12 +1,11 @@
 """What Docker's engine has and this one has not (yet): told apart from what does not exist at all.
 
-Volumes and plugins answer with empty lists, since clients ask for them in passing.
+The list of plugins is empty rather than refused, since clients ask for it in passing.
 """
 
 from __future__ import annotations
 
 from bireme.api.docker.answers import json
-from bireme.api.docker.mounts import NO_VOLUMES
 from bireme.api.http.message import Answer, Handler, Request
 from bireme.api.http.router import Router
 from bireme.errors import NotFound, Unavailable, Unsupported
@@ -40,7 +39,6 @@ _LATER = (
     ("POST", "/plugins/pull", "plugins"),
     ("POST", "/plugins/create", "plugins"),
     ("GET", "/plugins/privileges", "plugins"),
-    ("POST", "/volumes/create", "volumes"),
 )
 
 
@@ -60,10 +58,6 @@ def register(router: Router) -> None:
     router.add("POST", "/swarm/leave", _refusing(Unavailable("This node is not part of a swarm")))
     router.add("GET", "/plugins", lambda _: json([]))
     router.add("GET", "/plugins/{name*}/json", _no_plugin)
-    router.add("GET", "/volumes", lambda _: json({"Volumes": [], "Warnings": None}))
-    router.add("POST", "/volumes/prune", lambda _: json({"VolumesDeleted": None, "SpaceReclaimed": 0}))
-    router.add("GET", "/volumes/{name}", _no_volume)
-    router.add("DELETE", "/volumes/{name}", _no_volume)
 
 
 def _refusing(error: Exception) -> Handler:
@@ -71,10 +65,6 @@ def _refusing(error: Exception) -> Handler:
         raise error.with_traceback(None)
 
     return refuse
-
-
-def _no_volume(request: Request) -> Answer:
-    raise NotFound(f"get {request.params[0]}: no such volume", subject=request.params[0], hint=NO_VOLUMES)
 
 
 def _no_plugin(request: Request) -> Answer:

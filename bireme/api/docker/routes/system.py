@@ -89,7 +89,7 @@ def _info(services: Services, version: int) -> dict[str, Any]:
 
 _ABILITIES: dict[str, Any] = {
     "Plugins": {
-        "Volume": [],
+        "Volume": ["local"],
         "Network": ["bridge", "host", "null"],
         "Authorization": None,
         "Log": ["json-file", "none"],

@@ -6,10 +6,10 @@ import pathlib
 
 import pytest
 
-from bireme.api.docker.bodies import BindOptions, HostConfig, TmpfsOptions, VolumeOptions
+from bireme.api.docker.bodies import BindOptions, DriverConfig, HostConfig, TmpfsOptions, VolumeOptions
 from bireme.api.docker.bodies import Mount as MountBody
-from bireme.api.docker.mounts import make_sources, mounts_of
-from bireme.errors import Invalid, Unsupported
+from bireme.api.docker.mounts import check_anonymous, check_volumes_from, make_sources, mounts_of
+from bireme.errors import Invalid
 from bireme.instance.spec import Mount
 
 
@@ -45,10 +45,78 @@ def test_bad_binds(text: str, message: str) -> None:
     assert message in caught.value.message
 
 
-def test_volumes_are_refused() -> None:
-    for text in ("/only", "name:/x", "./x:/y"):
-        with pytest.raises(Unsupported, match="volumes are not supported yet"):
-            bind(text)
+def test_volumes() -> None:
+    assert bind("/only") == Mount(kind="volume", target="/only", anonymous=True)
+    assert bind("name:/x") == Mount(kind="volume", volume="name", target="/x", shown_mode="z")
+    made = bind("name:/x/:ro,Z,nocopy")
+    assert (made.target, made.read_only, made.no_copy, made.shown_mode) == ("/x", True, True, "ro,Z,nocopy")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name:/x:rslave", 'invalid mount config for type "volume": field BindOptions must not be specified'),
+        ("/a:/x:nocopy", 'invalid mount config for type "bind": field VolumeOptions must not be specified'),
+        ("name", "invalid mount path: 'name' mount path must be absolute"),
+        ("name:x", "mount path must be absolute"),
+        ("name:/", "destination can't be '/'"),
+        ("name:/x:what", "invalid mode: what"),
+    ],
+)
+def test_bad_volumes(text: str, message: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        bind(text)
+    assert message in caught.value.message
+
+
+def test_volume_mounts() -> None:
+    options = VolumeOptions(
+        NoCopy=True, Labels={"a": "b"}, DriverConfig=DriverConfig(Options={"o": "bind"}), Subpath="a/./b"
+    )
+    assert mount(Type="volume", Source="name", Target="/x", ReadOnly=True, VolumeOptions=options) == Mount(
+        kind="volume",
+        volume="name",
+        target="/x",
+        read_only=True,
+        no_copy=True,
+        subpath="a/b",
+        shown_mode="z",
+        driver_options={"o": "bind"},
+        labels={"a": "b"},
+    )
+    assert mount(Type="volume", Target="/x").anonymous
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"Target": "/x", "ReadOnly": True}, "must not set ReadOnly mode when using anonymous volumes"),
+        ({"Target": "/x", "VolumeOptions": VolumeOptions(Subpath="a")}, "must not set Subpath when using anonymous"),
+        ({"Source": "n", "VolumeOptions": VolumeOptions(Subpath="../a")}, "subpath must be a relative path within"),
+        ({"Source": "n", "VolumeOptions": VolumeOptions(Subpath="/a")}, "subpath must be a relative path within"),
+        ({"Source": "n", "VolumeOptions": VolumeOptions(Subpath="a/../..")}, "subpath must be a relative path within"),
+        ({"Source": "n", "BindOptions": BindOptions()}, "BindOptions must not be specified"),
+    ],
+)
+def test_bad_volume_mounts(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        mount(**{"Type": "volume", "Target": "/x", **fields})
+    assert message in caught.value.message
+
+
+def test_anonymous_places_and_volumes_from() -> None:
+    for place in ("", "x", "/", "/a:/b"):
+        with pytest.raises(Invalid, match="invalid volume specification"):
+            check_anonymous(place)
+    check_volumes_from("c1:ro,z")
+    for text, message in (("", "cannot be an empty string"), ("c1:no", "invalid mode"), ("c1:rslave", "invalid mode")):
+        with pytest.raises(Invalid, match=message):
+            check_volumes_from(text)
+
+
+def test_sources_are_made_for_binds_alone(tmp_path: pathlib.Path) -> None:
+    make_sources(HostConfig(Binds=[f"{tmp_path}/new:/x", "name:/y", f"{tmp_path}/anonymous"]))
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 def mount(**fields: object) -> Mount:
