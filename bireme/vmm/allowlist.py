@@ -37,6 +37,7 @@ _TCSETS = 0x5402
 _TIOCSWINSZ = 0x5414
 _AT_EMPTY_PATH = 0x1000
 _F_DUPFD_CLOEXEC = 1030
+_F_SETPIPE_SZ = 1031
 _F_ADD_SEALS = 1033
 _F_GET_SEALS = 1034
 _MFD_SEALABLE = 3
@@ -150,6 +151,7 @@ _LINK = (
     Entry("newfstatat", "of what size", _is(3, _AT_EMPTY_PATH)),
     Entry("fstat", "of what size (glibc 2.39 and newer)", rare=True),
     Entry("fcntl", "a mapping has a descriptor of its own", _is(1, _F_DUPFD_CLOEXEC)),
+    Entry("fcntl", "the last output fits into the host's pipe, read or not", _is(1, _F_SETPIPE_SZ)),
     Entry("ioctl", "how a terminal is set", _is(1, _TCGETS)),
     Entry("ioctl", "a terminal is raw", _is(1, _TCSETS)),
     Entry("ioctl", "the size of a terminal", _is(1, _TIOCSWINSZ)),

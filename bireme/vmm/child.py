@@ -47,6 +47,7 @@ POWER_OFF_S = 5.0
 """What the agent has to kill, sync and unmount after the first process has ended."""
 _ANSWER_S = 10.0
 _MAX_LINE = 1 << 20
+_MAX_REASON = 1000
 
 
 class Starter(Protocol):
@@ -85,6 +86,7 @@ class Child:
         self.loop = Loop()
         self.outcome: tuple[int, int] | None = None
         self.failure: StageFailed | None = None
+        self.lost = ""
         self.runs = False
 
     def run(self, stdio: Sequence[int]) -> int:
@@ -221,6 +223,7 @@ class Child:
             self._give_time(POWER_OFF_S if self.runs else 0.0)
         elif kind == "ended":
             self.outcome = int(message["code"]), int(message["signal"])
+            self.lost = str(message.get("lost", ""))[:_MAX_REASON]
             self._give_time(POWER_OFF_S)
         else:
             self._answer(kind, message["rid"])
@@ -256,7 +259,7 @@ class Child:
             self.starter.failed(failure.stage, failure.number, failure.subject, failure.message)
         if self.outcome is not None:
             code, signum = self.outcome
-            self._report("", code, signum)
+            self._report(self.lost, code, signum)
             return 128 + signum if signum else code & 0xFF
         self._report(failure.message if failure is not None else _text(end), FAILED, 0, end.kind)
         return FAILED

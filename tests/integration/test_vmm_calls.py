@@ -106,7 +106,13 @@ def test_an_interpreter_finds_what_it_needs(kind: str) -> None:
 
 
 @pytest.mark.skipif(RECORDED not in os.environ, reason="for the recorded run")
-@pytest.mark.parametrize("name", ["a_life", "an_exec", "a_second_control_connection_is_refused", "clients_are_bounded"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a_life", "an_exec", "a_second_control_connection_is_refused", "clients_are_bounded"),
+        "output_that_nobody_reads_outlives_the_machine",
+    ],
+)
 def test_the_link_process(tmp_path: Path, name: str) -> None:
     """Tests of the link, with its loop in a thread that is recorded."""
 

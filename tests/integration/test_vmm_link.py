@@ -97,6 +97,23 @@ def test_a_reader_that_rests_stops_the_guest_in_the_link_process(machine: Machin
     machine.until(lambda: stream.room)
 
 
+def test_output_that_nobody_reads_leaves_the_link_process(machine: Machine) -> None:
+    stream = machine.first["stdout"]
+
+    def fill() -> bool:
+        machine.send(stream, b"x" * min(stream.room, 30000))
+        return not stream.room
+
+    machine.until(fill)
+    machine.say(Kind.EXITED, number=0, code=3, signal=0)
+    machine.until(lambda: stream.room)
+    for name in ("stdout", "stderr"):
+        machine.shut(machine.first[name])
+    machine.until(lambda: len(machine.main_said()) == 2)
+    assert machine.main_said()[1] == {"m": "ended", "code": 3, "signal": 0}
+    assert drain(machine.stdout) == b"x" * (stream.sent - TOKEN_BYTES)
+
+
 def test_an_exec_with_a_terminal_in_the_link_process(machine: Machine) -> None:
     client = machine.client()
     machine.ask(client, "hello", version=1)

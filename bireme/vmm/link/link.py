@@ -139,7 +139,8 @@ class Link:
             return
         if self._state == "running":
             self._state = "ended"
-            self._main.tell(m="ended", code=process.code, signal=process.signal)
+            lost = {"lost": process.lost} if process.lost else {}
+            self._main.tell(m="ended", code=process.code, signal=process.signal, **lost)
             self._shut_down()
 
     def _shut_down(self) -> None:

@@ -3,7 +3,7 @@
     link                                     main
       {"m": "running", "pid"}     ------->   the program was executed
       {"m": "failed", "stage", "errno", "subject", "message"}     the machine ends, this is why
-      {"m": "ended", "code", "signal"}       the first process has ended and its output is delivered
+      {"m": "ended", "code", "signal"}       the first process has ended and its output is delivered; "lost": or why not
       {"m": "pause" | "resume" | "describe", "rid"} ------->
                         <------------------- {"rid", "ok": {...}} or {"rid", "error": {...}}
 

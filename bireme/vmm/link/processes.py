@@ -2,7 +2,8 @@
 
 The end of a process is told when what it wrote is where the host wants it. The agent says `exited` after the output, so
 only what waits here for a slow reader is left: for the first process until every stream ended, for an exec until
-nothing waits (a stranger may hold its pipes for ever). A reader that takes nothing for some seconds is not waited for.
+nothing waits (a stranger may hold its pipes for ever). Pipes then take it all (Stream.make_room); where one cannot, a
+reader that takes nothing for some seconds is not waited for, and what it missed is said in `lost`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Process:
         self.signal = 0
         self.at_ns = 0
         self.told = False
+        self.lost = ""
+        """Which of its output the machine's end cuts off, and why."""
         self._loop = loop
         self._on_end = on_end
         self._stalled: Timer | None = None
@@ -62,6 +65,8 @@ class Process:
         self.code = 128 + signal if signal else code
         self.signal = signal
         self.at_ns = time.time_ns()
+        for stream in self.streams.values():
+            stream.make_room()
         self._progress()
 
     def _progress(self) -> None:
@@ -69,11 +74,21 @@ class Process:
             return
         if self._stalled is not None:
             self._stalled.cancel()
-        outputs = self.streams.values()
-        if all(stream.drained if self.number == FIRST else stream.silent for stream in outputs):
+        if self._waiting():
+            self._stalled = self._loop.call_later(STALLED_FIRST_S if self.number == FIRST else STALLED_S, self._give_up)
+        else:
             self.tell()
-            return
-        self._stalled = self._loop.call_later(STALLED_FIRST_S if self.number == FIRST else STALLED_S, self.tell)
+
+    def _waiting(self) -> list[str]:
+        """Streams whose output is not where the host wants it."""
+        streams = self.streams.items()
+        return [name for name, stream in streams if not (stream.drained if self.number == FIRST else stream.silent)]
+
+    def _give_up(self) -> None:
+        if self.number == FIRST:
+            names = " and ".join(self._waiting())
+            self.lost = f"the end of the output is lost: nobody read {names} for {STALLED_FIRST_S:g} s"
+        self.tell()
 
     def tell(self) -> None:
         """Now, whatever waits."""

@@ -9,6 +9,9 @@ reason to stop the process: its output is consumed to nowhere. The end of a host
 takes no more input closes our end of that pipe, so that the host's writer learns of it. A terminal is the slave of a
 pty in raw mode; when the other side of it is closed the guest's terminal hangs up.
 
+Once the process has ended, what it wrote has to leave a machine that is about to end, read or not: the host's pipe,
+which others hold too, is made large enough for all that can wait on the way (`make_room`). A terminal has no such room.
+
 Descriptors are ours alone, so they are made non-blocking. Regular files and /dev/null cannot be watched by epoll: they
 are always ready.
 """
@@ -21,6 +24,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from bireme.errors import Invalid
+from bireme.linux import fd as fdlib
 from bireme.linux import tty
 from bireme.linux.poll import READ, WRITE
 
@@ -31,6 +35,9 @@ if TYPE_CHECKING:
     from bireme.vmm.link.contract import Connection
 
 CHUNK = 65536
+LAST_BYTES = 1 << 20
+"""The largest pipe that needs no privilege. It takes a pipe of the guest (64 KiB unless its process made it larger),
+the agent's buffer (32 KiB), a connection's window (256 KiB) and what was in it before (64 KiB)."""
 
 
 class Stream:
@@ -74,6 +81,16 @@ class Stream:
         self._connection = connection
         if self._reads:
             self._read()
+
+    def make_room(self) -> None:
+        """The process has ended, and a reader that is slow shall not keep its output here."""
+        if not self._pending or self._reads:
+            return
+        try:
+            fdlib.set_pipe_size(self._fd, LAST_BYTES)
+        except OSError:
+            return
+        self._write()
 
     # From the guest.
 

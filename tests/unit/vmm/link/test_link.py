@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bireme.vmm.link import processes
 from bireme.vmm.link.control import MAX_CLIENTS
 from bireme.vmm.link.processes import MAX_UNCLAIMED
 from bireme.wire import agent, vmcontrol
 from bireme.wire.agent import Kind
 from tests.support.fakeagent import HELLO, FakeAgent
 from tests.support.guestconfig import guest_config, process
-from tests.support.linked import Client, Linked
+from tests.support.linked import Client, Linked, drain
 
 
 @pytest.fixture
@@ -92,6 +93,46 @@ def test_the_end_waits_for_the_output(bench: Linked, fake: FakeAgent) -> None:
     fake.close_output()
     bench.until(lambda: bench.said("ended"))
     assert bench.output == b"late"
+
+
+def send_what_fits(bench: Linked, sock: socket.socket, data: bytes) -> bytes:
+    """The rest, once nobody takes more."""
+    quiet = 0
+    while data and quiet < 5:
+        try:
+            data, quiet = data[sock.send(data) :], 0
+        except BlockingIOError:
+            quiet += 1
+            bench.turn()
+    return data
+
+
+def test_output_that_nobody_reads_outlives_the_machine(bench: Linked, fake: FakeAgent) -> None:
+    """The agent gave up waiting; what it still holds comes once there is room in the host's pipe."""
+    fake.boot()
+    bench.read_output = False
+    written = os.urandom(700_000)
+    rest = send_what_fits(bench, fake.streams["stdout"], written)
+    assert rest
+    fake.say(Kind.EXITED, number=0, code=3, signal=0)
+    assert not send_what_fits(bench, fake.streams["stdout"], rest)
+    fake.close_output()
+    bench.until(lambda: bench.said("ended"))
+    assert bench.said("ended") == {"m": "ended", "code": 3, "signal": 0}
+    assert drain(bench.stdout) == written
+
+
+def test_output_that_fits_nowhere_is_told_as_lost(
+    bench: Linked, fake: FakeAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "STALLED_FIRST_S", 0.05)
+    fake.boot()
+    bench.read_output = False
+    assert send_what_fits(bench, fake.streams["stdout"], bytes(4 << 20))
+    fake.say(Kind.EXITED, number=0, code=3, signal=0)
+    bench.until(lambda: bench.said("ended"))
+    lost = "the end of the output is lost: nobody read stdout and stderr for 0.05 s"
+    assert bench.said("ended") == {"m": "ended", "code": 3, "signal": 0, "lost": lost}
 
 
 def test_why_the_program_could_not_start(bench: Linked, fake: FakeAgent) -> None:
