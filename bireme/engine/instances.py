@@ -24,6 +24,7 @@ from bireme.engine.events import Events
 from bireme.engine.networks import Networks
 from bireme.engine.placement import Snapshots, outline, place
 from bireme.engine.record import Definition, Instance, WaitCondition
+from bireme.engine.sharing import join, settle
 from bireme.engine.signals import parse_signal
 from bireme.engine.table import InstanceTable
 from bireme.engine.tasks import TaskGroup
@@ -115,6 +116,8 @@ class Instances:
         self._table.reserve(name, identity)
         try:
             merged = merge(spec, image, spec.hostname or identity[:12])
+            if merged.joins:
+                merged = settle(merged, self._table)
             instance = await self._prepare(identity, name, merged, image.chain_id, driver)
         finally:
             self._table.release(name)
@@ -206,6 +209,8 @@ class Instances:
                     await self._volumes().use(instance)
                 instance.state.ports = await self._networks.publish(instance, endpoints)
                 placement = place(instance, self._directories.etc, endpoints, self._networks.gateway)
+                if instance.spec.joins:
+                    placement = join(instance, placement, self._table)
                 started = await self.driver(instance).start(placement)
             except BaseException as error:
                 await self._start_failed(instance, error)

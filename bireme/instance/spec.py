@@ -122,7 +122,8 @@ class Security(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Namespaces(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Each is "" (private), "host", or "container:ID"."""
+    """Each is "" (private), "host", or "container:ID"; `ipc` also "shareable" (private, but others may join) and
+    "none" (private, without /dev/shm)."""
 
     user: str = ""
     pid: str = ""
@@ -208,3 +209,9 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     def wants_volumes(self) -> bool:
         """Whether create has volumes to find, to make or to inherit."""
         return bool(self.volumes or self.volumes_from) or self.uses_volumes
+    @property
+    def joins(self) -> bool:
+        """Whether it lives in a namespace of another instance."""
+        names = (self.network.name, self.namespaces.pid, self.namespaces.ipc)
+        return any(name.startswith("container:") for name in names)
+

@@ -10,6 +10,7 @@ from bireme.linux import namespaces
 from bireme.runtime import launch as starter
 from bireme.runtime import spare
 from bireme.runtime.plan import exec_namespaces, spare_kind
+from bireme.supervisor import joining
 from bireme.supervisor.fate import fate
 
 if TYPE_CHECKING:
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
     from bireme.supervisor.nursery import Nursery, Pool
     from bireme.supervisor.request import Launch
     from bireme.supervisor.slots import Slot, Slots
+    from bireme.supervisor.table import Table
 
 
 class Containers:
     """A Maker (launches.py)."""
 
-    def __init__(self, slots: Slots, nursery: Nursery, pool: Pool) -> None:
+    def __init__(self, table: Table, slots: Slots, nursery: Nursery, pool: Pool) -> None:
+        self._table = table
         self._slots = slots
         self._nursery = nursery
         self._pool = pool
@@ -44,12 +47,25 @@ class Containers:
 
     def spawn(self, request: Launch, slot: Slot, done: Callable[[Slot, BiremeError | None], None]) -> None:
         plan = _plan(request)
-        base = _outside_root(plan["namespaces"].get("user", "")) or slot.uid_base
+        if joining.wants_others(plan):
+            base = self._join(request, slot)
+        else:
+            base = _outside_root(plan["namespaces"].get("user", "")) or slot.uid_base
         wanted = spare.request_of(plan, slot.cgroup, base)
         request.owner = (wanted["uid"], wanted["gid"])
         own_network = plan["namespaces"].get("net") == ""
         interfaces = plan["network"]["interfaces"] if own_network else []
         self._nursery.spawn(slot, wanted, interfaces, done)
+
+    def _join(self, request: Launch, slot: Slot) -> int:
+        """What root of the joined user namespace is outside; its range of ids is not given to others meanwhile."""
+        joined = joining.join(_plan(request), self._table)
+        slot.spent = joined.fds
+        request.joins = {"ids": joined.ids}
+        if joined.place >= 0:
+            self._slots.places.claim(joined.place)
+            slot.range_place = request.joins["place"] = joined.place
+        return joined.uid_base
 
     def provide(self, request: Launch, slot: Slot) -> list[int]:
         plan = _plan(request)
@@ -68,9 +84,15 @@ class Containers:
         starter.send_start(slot.ctl, _plan(request), [*stdio, *files], owner=owner)
 
     def record(self, request: Launch) -> Mapping[str, Any]:
-        return {"namespaces": exec_namespaces(_plan(request))}
+        assert request.slot is not None
+        return {
+            "namespaces": exec_namespaces(_plan(request)),
+            "veth": request.slot.veth,
+            "joins": request.joins,
+        }
 
     def verdict(self, request: Launch, slot: Slot, looks: int) -> str:
+        slot.close_spent()
         return fate(slot.pid, slot.pidfd, request.ended, looks)
 
     def died(self, request: Launch, slot: Slot) -> BiremeError:

@@ -78,7 +78,7 @@ class Supervisor:
         self.nursery = Nursery(self.loop, self.keeper, self.children, self.zygote)
         self.pool = Pool(self.loop, self.nursery, self.slots)
         self.machines = Machines(run_root, self.loop, self.keeper, self.children, self.slots)
-        containers = Containers(self.slots, self.nursery, self.pool)
+        containers = Containers(self.table, self.slots, self.nursery, self.pool)
         self.launches = Launches(
             self.loop, self.keeper, self.table, self.slots, containers, self.machines, self.outputs, self.null
         )

@@ -12,6 +12,7 @@ from bireme.errors import BiremeError, Conflict
 from bireme.linux import fd as fdlib
 from bireme.linux import process
 from bireme.linux.cgroup import limits_from_resources
+from bireme.supervisor import joining
 from bireme.supervisor.explain import explain
 from bireme.supervisor.launches import resize
 from bireme.supervisor.machines import tap_counters, tell_end
@@ -91,9 +92,10 @@ class Operations:
         if instance.machine:
             ended = tell_end(instance, ended, killed=instance.killed)
         self._table.exited(instance, ended, time.time_ns())
-        if slot is not None and "pid" not in instance.namespaces:
+        if slot is not None and ("pid" not in instance.namespaces or instance.joins):
             self._slots.kill_all(slot)
         self.finish(instance)
+        joining.left(instance)
 
     def finish(self, instance: Instance) -> None:
         """Report an instance that has ended, once its output is where it belongs."""

@@ -55,6 +55,9 @@ class Past:
         elif kind == "launch":
             self.instances[record["id"]] = Instance(record["id"], None, record)
             self.highest_slot = max(self.highest_slot, record["slot"])
+            for identity in record.get("joins", {}).get("ids", ()):
+                if (target := self.instances.get(identity)) is not None:
+                    target.joined = True
         elif kind == "ports":
             relaying.adopt(record, held)
         elif kind == "gone":
@@ -148,6 +151,9 @@ class Recovery:
         slot.err_read = self._take(slot.name("stderr"))
         slot.files = tuple(instance.machine[what] for what in ("control", "report") if what in instance.machine)
         self._slots.claim(slot)
+        slot.range_place = instance.joins.get("place", -1)
+        if slot.range_place >= 0:
+            self._slots.places.claim(slot.range_place)
         return slot
 
     def _instance(self, instance: Instance) -> None:

@@ -27,6 +27,7 @@ class Launch:
         "ended",
         "id",
         "instance",
+        "joins",
         "limits",
         "log",
         "open_stdin",
@@ -54,6 +55,8 @@ class Launch:
         self.instance: Instance | None = None
         self.owner = (0, 0)
         """What root of the instance is outside: (uid, gid)."""
+        self.joins: dict[str, Any] = {}
+        """What its instance's `joins` will be (table.py)."""
         self.sent_s = 0.0
         """When its first process was given the plan; monotonic."""
         self.cold = False

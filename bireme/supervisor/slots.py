@@ -50,7 +50,9 @@ class Slot:
         "pid",
         "pidfd",
         "place",
+        "range_place",
         "ready",
+        "spent",
         "stdin_write",
         "tries",
         "uid_base",
@@ -72,6 +74,15 @@ class Slot:
         """Paths that go with the slot."""
         self.ready = False
         self.tries = 0
+        self.range_place = -1
+        """The other place whose range of ids this one uses too."""
+        self.spent: Sequence[int] = ()
+        """Descriptors that nobody needs once the program runs."""
+
+    def close_spent(self) -> None:
+        if self.spent:
+            fdlib.close_quietly(*self.spent)
+            self.spent = ()
 
     @property
     def key(self) -> str:
@@ -91,12 +102,14 @@ class Slot:
 
 
 class Places:
-    """The smallest free numbers."""
+    """The smallest free numbers. One that several use is free when all of them gave it back."""
 
     def __init__(self) -> None:
         self._next = 0
         self._free: list[int] = []
         self._used: set[int] = set()
+        self._more: dict[int, int] = {}
+        """Users beyond the first one."""
 
     def take(self) -> int:
         while self._free:
@@ -110,11 +123,15 @@ class Places:
         return self._next
 
     def claim(self, place: int) -> None:
-        """One that a predecessor gave out."""
+        """One that a predecessor gave out, or that is used once more."""
+        if place in self._used:
+            self._more[place] = self._more.get(place, 0) + 1
         self._used.add(place)
 
     def give_back(self, place: int) -> None:
-        if place in self._used:
+        if self._more.get(place):
+            self._more[place] -= 1
+        elif place in self._used:
             self._used.discard(place)
             heapq.heappush(self._free, place)
 
@@ -197,9 +214,13 @@ class Slots:
         )
         slot.pidfd = slot.console = slot.stdin_write = -1
         slot.out_read = slot.out_write = slot.err_read = slot.err_write = -1
+        slot.close_spent()
         if slot.netns >= 0:
             self._dead_namespaces.append(slot.netns)
             slot.netns = -1
+        if slot.range_place >= 0:
+            self.places.give_back(slot.range_place)
+            slot.range_place = -1
         if not keep_place:
             self.places.give_back(slot.place)
         for path in slot.files:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from bireme.wire.supervision import ExecRow, InstanceRow
 
 
+_NOTHING: dict[str, Any] = {}
+
+
 class Instance:
     """One instance. `ended` is set when its first process was reaped, `reported` when its output is drained too."""
 
@@ -33,6 +36,8 @@ class Instance:
         "ended",
         "error",
         "id",
+        "joined",
+        "joins",
         "killed",
         "log",
         "machine",
@@ -50,6 +55,7 @@ class Instance:
         "stdin_once",
         "terminal",
         "uid_base",
+        "veth",
     )
 
     def __init__(self, identity: str, slot: Slot | None, record: Mapping[str, Any]) -> None:
@@ -65,6 +71,11 @@ class Instance:
         self.namespaces: list[str] = record["namespaces"]
         self.machine: dict[str, Any] = record.get("machine") or {}
         """Of a machine: `control` and `report` paths, `taps` by interface; empty for a container."""
+        self.joins: dict[str, Any] = record.get("joins") or _NOTHING
+        """`ids` of the instances whose namespaces it is in, and the `place` whose range of ids it uses with them."""
+        self.joined = False
+        """Others are, or were, in its namespaces."""
+        self.veth: str = record.get("veth", "")
         self.error = ""
         """Why it ended, when not by itself."""
         self.killed = False
@@ -288,6 +299,8 @@ def _launch_record(instance: Instance) -> Record:
         "log": instance.log,
         "namespaces": instance.namespaces,
         "machine": instance.machine,
+        "veth": instance.veth,
+        "joins": instance.joins,
     }
 
 

@@ -132,11 +132,21 @@ def _check_endpoint(endpoint: EndpointConfig, name: str) -> None:
 
 def _check_shared(config: ContainerConfig, host: HostConfig) -> None:
     """Options that make no sense in another instance's network."""
+    if host.NetworkMode == "container:":
+        raise Invalid("Invalid network mode: invalid container format container:<name|id>")
+    links = (
+        "conflicting options: container type network can't be used with links. This would result in undefined behavior"
+    )
     conflicts = (
         (config.Hostname, "conflicting options: hostname and the network mode"),
+        (host.Links, links),
         (host.Dns, "conflicting options: dns and the network mode"),
         (host.ExtraHosts, "conflicting options: custom host-to-IP mapping and the network mode"),
-        (host.PortBindings, "conflicting options: port publishing and the container type network mode"),
+        (config.MacAddress, "conflicting options: mac-address and the network mode"),
+        (
+            host.PortBindings or host.PublishAllPorts,
+            "conflicting options: port publishing and the container type network mode",
+        ),
         (config.ExposedPorts, "conflicting options: port exposing and the container type network mode"),
     )
     for given, message in conflicts:

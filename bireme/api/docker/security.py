@@ -104,12 +104,10 @@ def namespaces_of(host: HostConfig) -> Namespaces:
     if host.Cgroup:
         raise Unsupported(f"the Cgroup option is not supported: {host.Cgroup}")
     ipc = host.IpcMode
-    if ipc == "none":
-        raise Unsupported("IPC mode none is not supported")
     return Namespaces(
         user=_mode(host.UsernsMode, "user namespace", ("", "private"), joinable=False),
         pid=_mode(host.PidMode, "PID", ("", "private")),
-        ipc=_mode(ipc, "IPC", ("", "private", "shareable")),
+        ipc=ipc if ipc in ("none", "shareable") else _mode(ipc, "IPC", ("", "private")),
         uts=_mode(host.UTSMode, "UTS", ("", "private"), joinable=False),
         cgroup=_mode(host.CgroupnsMode, "cgroup namespace", ("", "private"), joinable=False),
     )

@@ -201,7 +201,7 @@ def _check_host(config: ContainerConfig, host: HostConfig) -> None:
     driver = host.VolumeDriver
     if driver not in ("", "local"):
         raise Invalid(f'error looking up volume plugin {driver}: plugin "{driver}" not found', subject=driver)
-    if host.Links:
+    if host.Links and not host.NetworkMode.startswith("container:"):
         raise Unsupported(f"links are not supported: {', '.join(host.Links)}")
     if host.ShmSize < 0:
         raise Invalid("SHM size can not be less than 0")

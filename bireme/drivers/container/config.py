@@ -47,8 +47,9 @@ def check(placement: Placement, host: Host) -> LaunchPlan:
     spec = placement.spec
     for kind in ("user", "pid", "ipc", "uts", "cgroup"):
         value = getattr(spec.namespaces, kind)
-        if value not in ("", "host", "private", "shareable"):
-            raise Unsupported(f"--{kind} {value} is not supported yet", subject=kind)
+        allowed = _MODES[kind]
+        if value not in allowed and not (":" in allowed and value.startswith("container:")):
+            raise Unsupported(f"--{kind} {value} is not supported", subject=kind)
     if spec.init and not host.init_path:
         raise Unsupported("--init: the init program is not built", hint="run `make -C guest`")
     if spec.cgroup_parent:
@@ -173,15 +174,17 @@ def _process(process: ProcessSpec, spec: InstanceSpec, privileged: bool) -> Proc
 def _namespaces(spec: InstanceSpec, userns: bool) -> list[Namespace]:
     names = spec.namespaces
     private: list[Namespace] = [{"type": "mount"}]
-    for kind, value in (("pid", names.pid), ("ipc", names.ipc), ("uts", names.uts)):
-        if value != "host":
+    kinds = (("pid", names.pid), ("ipc", names.ipc), ("uts", names.uts), ("network", spec.network.name))
+    for kind, value in kinds:
+        if value.startswith(_JOINED):
+            private.append({"type": kind, "path": _path_of(value)})
+        elif value != "host":
             private.append({"type": kind})
-    if spec.network.name != "host":
-        private.append({"type": "network"})
     if names.cgroup != "host":
         private.append({"type": "cgroup"})
     if userns:
-        private.append({"type": "user"})
+        joined = next((value for _, value in kinds if value.startswith(_JOINED)), "")
+        private.append({"type": "user", "path": _path_of(joined)} if joined else {"type": "user"})
     return private
 
 
@@ -207,11 +210,31 @@ def _writable(mount: OciMount) -> OciMount:
 
 def _bind(mount: Mount, userns: bool) -> OciMount:
     kind = "rbind" if mount.recursive else "bind"
+_JOINED = "container:"
+
+
+def _path_of(mode: str) -> str:
+    """What the supervisor puts the target's namespace in the place of (supervisor/joining.py)."""
+    return "/instance/" + mode.removeprefix(_JOINED)
+
+
+_MODES = {
+    "user": ("", "host"),
+    "pid": ("", "host", ":"),
+    "ipc": ("", "host", "shareable", "none", ":"),
+    "uts": ("", "host"),
+    "cgroup": ("", "host"),
+}
+"""What --KIND may be; ":" stands for another container."""
+
+
     options = [kind, "ro" if mount.read_only else "rw", mount.propagation, *mount.options]
     if userns:
         options.append("ridmap" if mount.recursive else "idmap")
     return {"destination": mount.target, "type": "bind", "source": mount.source, "options": options}
 
+    if spec.namespaces.ipc not in ("", "shareable") and "/dev/shm" not in replaced:
+        mounts = [m for m in mounts if m["destination"] != "/dev/shm"] + _shared_memory(spec.namespaces.ipc)
 
 def _tmpfs(mount: Mount) -> OciMount:
     options = ["nosuid", "nodev", "noexec"]
@@ -221,6 +244,14 @@ def _tmpfs(mount: Mount) -> OciMount:
     if mount.read_only:
         options.append("ro")
     if mount.size_bytes:
+def _shared_memory(ipc: str) -> list[OciMount]:
+    """The /dev/shm of the host or of another container goes with its IPC namespace."""
+    if ipc == "none":
+        return []
+    source = "/dev/shm" if ipc == "host" else f"{_path_of(ipc)}/dev/shm"
+    return [{"destination": "/dev/shm", "type": "bind", "source": source, "options": ["bind", "rw", "rprivate"]}]
+
+
         options.append(f"size={mount.size_bytes}")
     if mount.mode is not None:
         options.append(f"mode={mount.mode:o}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bireme.errors import Conflict, Invalid, NotFound, NotModified, Unsupported
+from bireme.errors import Conflict, Invalid, NotFound, NotModified
 from bireme.instance.driver import StartError
 from bireme.instance.spec import Limits, NetworkRequest
 from bireme.instance.state import Status
@@ -114,8 +114,10 @@ def test_refused_creates_leave_nothing(tmp_path: pathlib.Path) -> None:
         with pytest.raises(NotFound, match="network absent not found"):
             await e.instances.start("x3")
         await e.instances.remove("x3")
-        with pytest.raises(Unsupported):
-            await e.instances.create(spec(network=NetworkRequest(name="container:x")), "x4")
+        await e.instances.create(spec(network=NetworkRequest(name="container:x")), "x4")
+        with pytest.raises(NotFound, match="joining network namespace of container: No such container: x"):
+            await e.instances.start("x4")
+        await e.instances.remove("x4")
         await e.tidier.finish()
         assert e.instances.all() == []
         assert e.snapshots.keys == set()

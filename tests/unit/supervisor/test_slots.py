@@ -83,6 +83,28 @@ def test_claimed_places_are_not_given_out() -> None:
     assert places.take() == 3
 
 
+def test_a_place_of_several_is_free_when_all_gave_it_back() -> None:
+    places = Places()
+    assert places.take() == 0
+    places.claim(0)
+    places.give_back(0)
+    assert places.take() == 1
+    places.give_back(0)
+    assert places.take() == 0
+
+
+def test_a_slot_keeps_the_range_it_shares(slots: Slots) -> None:
+    target, joiner = slots.make("none"), slots.make("cold")
+    slots.places.claim(target.place)
+    joiner.range_place = target.place
+    slots.dispose(target)
+    other = slots.make("none")
+    assert other.uid_base not in (target.uid_base, joiner.uid_base)
+    slots.dispose(joiner)
+    assert slots.make("none").uid_base == target.uid_base
+    slots.dispose(other)
+
+
 def test_ranges_of_live_slots_never_overlap(slots: Slots) -> None:
     alive = [slots.make("none") for _ in range(5)]
     slots.dispose(alive.pop(2))

@@ -141,6 +141,9 @@ def test_refused(mode: str, endpoints: dict[str, EndpointConfig], kind: type[Exc
         (ContainerConfig(), HostConfig(Dns=["1.1.1.1"])),
         (ContainerConfig(), HostConfig(ExtraHosts=["a:1.1.1.1"])),
         (ContainerConfig(), HostConfig(PortBindings={"80/tcp": []})),
+        (ContainerConfig(), HostConfig(PublishAllPorts=True)),
+        (ContainerConfig(), HostConfig(Links=["web"])),
+        (ContainerConfig(MacAddress="02:00:00:00:00:01"), HostConfig()),
     ],
 )
 def test_options_of_a_shared_network(config: ContainerConfig, host: HostConfig) -> None:

@@ -195,7 +195,6 @@ def test_invalid(host: dict[str, Any], config: dict[str, Any], message: str) -> 
         ({"BlkioWeightDevice": [{"Path": "/dev/x", "Weight": 1}]}, {}, "BlkioWeightDevice"),
         ({"SecurityOpt": ["apparmor=mine"]}, {}, "AppArmor"),
         ({"SecurityOpt": ["label=type:x"]}, {}, "SELinux"),
-        ({"IpcMode": "none"}, {}, "IPC mode none"),
         ({"Cgroup": "x"}, {}, "Cgroup"),
         ({"Mounts": [{"Type": "image", "Source": "a", "Target": "/x"}]}, {}, "type image"),
         ({"PortBindings": {"80/sctp": [{"HostPort": "1"}]}}, {}, "sctp"),
