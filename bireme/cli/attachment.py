@@ -57,7 +57,7 @@ class Attachment:
     def follow(self, start: Callable[[], None] | None, condition: str) -> int | None:
         """Attach, start, copy, and wait for the exit code; None when the user detached."""
         engine = self._invocation.engine
-        forwarder = SignalForwarder(engine.host, engine.version, self._container)
+        forwarder = SignalForwarder(engine, self._container)
         with forwarder if self._proxy else _NOTHING:
             attach = engine.send_attach(self._container, self._query)
             waiting = engine.send_wait(self._container, condition)
@@ -107,7 +107,7 @@ def copy_streams(
     )
     if not terminal:
         return streams.run()
-    size = SizeForwarder(invocation.engine.host, invocation.engine.version, path, 1)
+    size = SizeForwarder(invocation.engine, path, 1)
     with size, RawTerminal(0) if stdin else _NOTHING:
         size.send()
         return streams.run()

@@ -7,7 +7,6 @@ exchange. `_signal` is the C half of `signal`, without its enums (4 ms).
 from __future__ import annotations
 
 from bireme.cli.terminal import terminal_size
-from bireme.client.engine import Engine
 from bireme.errors import BiremeError
 
 TYPE_CHECKING = False
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
     from typing import Any
+
+    from bireme.client.engine import Engine
 else:
     import _signal
 
@@ -50,9 +51,9 @@ class _Handlers:
 class SignalForwarder(_Handlers):
     """Passes signals on to a container; those that come before `ready` wait for it."""
 
-    def __init__(self, host: str, version: str, container: str) -> None:
+    def __init__(self, engine: Engine, container: str) -> None:
         super().__init__()
-        self._host, self._version, self._container = host, version, container
+        self._engine, self._container = engine, container
         self._waiting: list[str] | None = []
         self._names = _numbers()
 
@@ -74,7 +75,7 @@ class SignalForwarder(_Handlers):
             self._send(self._names[number])
 
     def _send(self, name: str) -> None:
-        engine = Engine(self._host, self._version)
+        engine = self._engine.again()
         try:
             engine.act(self._container, "kill", {"signal": name})
         except (BiremeError, OSError):
@@ -86,9 +87,9 @@ class SignalForwarder(_Handlers):
 class SizeForwarder(_Handlers):
     """Tells the terminal inside the size of ours, now and whenever it changes. `path` is /containers/ID or /exec/ID."""
 
-    def __init__(self, host: str, version: str, path: str, descriptor: int) -> None:
+    def __init__(self, engine: Engine, path: str, descriptor: int) -> None:
         super().__init__()
-        self._host, self._version, self._path, self._descriptor = host, version, path, descriptor
+        self._engine, self._path, self._descriptor = engine, path, descriptor
         self._last = (0, 0)
 
     def __enter__(self) -> None:
@@ -98,7 +99,7 @@ class SizeForwarder(_Handlers):
         size = terminal_size(self._descriptor)
         if size in ((0, 0), self._last):
             return
-        engine = Engine(self._host, self._version)
+        engine = self._engine.again()
         try:
             engine.resize(self._path, *size)
             self._last = size

@@ -11,7 +11,7 @@ import os
 import select
 
 from bireme.client.errors import BrokenReply
-from bireme.client.transport import SHUT_WR
+from bireme.client.transport import SHUT_WR, waiting
 from bireme.wire.stdcopy import STDERR, STDOUT, Decoder, FrameError
 
 TYPE_CHECKING = False
@@ -40,6 +40,7 @@ class AttachedStreams:
         self._write_open = True
         self._output: list[tuple[int, bytes]] = []
         self._output_open = True
+        self._unsent = False
         self.detached = False
 
     def run(self) -> bool:
@@ -58,7 +59,8 @@ class AttachedStreams:
     def _wait(self) -> dict[int, int]:
         poller = select.poll()
         network = 0 if self._output or not self._output_open else select.POLLIN
-        if self._input and self._write_open:
+        readable, self._unsent = waiting(self._socket)
+        if (self._input and self._write_open) or self._unsent:
             network |= select.POLLOUT
         if network:
             poller.register(self._socket.fileno(), network)
@@ -66,7 +68,10 @@ class AttachedStreams:
             poller.register(self._output[0][0], select.POLLOUT)
         if self._input_open and not self._input:
             poller.register(self._stdin, select.POLLIN)
-        return dict(poller.poll())
+        if not readable or self._output or not self._output_open:
+            return dict(poller.poll())
+        ready = dict(poller.poll(0))
+        return ready | {self._socket.fileno(): ready.get(self._socket.fileno(), 0) | select.POLLIN}
 
     def _step(self, ready: dict[int, int]) -> None:
         if self._output and self._output[0][0] in ready:
@@ -74,7 +79,7 @@ class AttachedStreams:
         if ready.get(self._stdin, 0) and self._input_open and not self._input:
             self._read_input()
         events = ready.get(self._socket.fileno(), 0)
-        if self._input and events & (select.POLLOUT | _GONE):
+        if (self._input or self._unsent) and events & (select.POLLOUT | _GONE):
             self._send_input()
         if events & (select.POLLIN | _GONE) and not self._output and self._output_open:
             self._receive()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bireme.client.http import Response
-    from bireme.client.transport import Stream
+    from bireme.client.transport import Stream, TlsFiles
 
     Query = dict[str, object]
     Body = bytes | Iterable[bytes]
@@ -79,15 +79,29 @@ class Engine:
 
     default_version = API_VERSION
 
-    def __init__(self, host: str, version: str = API_VERSION) -> None:
+    def __init__(
+        self,
+        host: str,
+        version: str = API_VERSION,
+        *,
+        tls: TlsFiles | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """`headers` go out with every request."""
         self.host = host
         self.version = version
-        self._headers = {"Host": "localhost", "User-Agent": f"bireme/{__version__}"}
+        self._tls = tls
+        self._more = headers or {}
+        self._headers = {**self._more, "Host": "localhost", "User-Agent": f"bireme/{__version__}"}
         self._connection = self.connection()
+
+    def again(self) -> Engine:
+        """The same engine, for somebody who may not use our connections."""
+        return Engine(self.host, self.version, tls=self._tls, headers=self._more)
 
     def connection(self) -> Connection:
         """A connection of its own for something that streams or waits."""
-        return Connection(self.host, self._headers)
+        return Connection(self.host, self._headers, self._tls)
 
     def close(self) -> None:
         self._connection.close()

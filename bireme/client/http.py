@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from bireme.client.transport import Stream
+    from bireme.client.transport import Stream, TlsFiles
 
 _MAX_HEAD = 64 << 10
 _MAX_CHUNK_LINE = 1 << 10
@@ -233,8 +233,9 @@ class Response:
 class Connection:
     """A connection to `host`, opened by the first request and again when the engine has closed it between two."""
 
-    def __init__(self, host: str, headers: dict[str, str]) -> None:
+    def __init__(self, host: str, headers: dict[str, str], tls: TlsFiles | None = None) -> None:
         self._host = host
+        self._tls = tls
         self._headers = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self._stream: Stream | None = None
         self._buffer = bytearray()
@@ -322,7 +323,7 @@ class Connection:
 
     def _open(self) -> Stream:
         if self._stream is None:
-            self._stream = connect(self._host)
+            self._stream = connect(self._host, self._tls)
         return self._stream
 
     def _ready(self) -> None:

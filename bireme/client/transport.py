@@ -28,9 +28,21 @@ if TYPE_CHECKING:
         def close(self) -> None: ...
 
 
+class TlsFiles:
+    """TLS to an engine: paths of PEM files, "" for none. Without `verify` whoever answers is believed."""
+
+    __slots__ = ("ca", "certificate", "key", "verify")
+
+    def __init__(self, ca: str, certificate: str, key: str, verify: bool) -> None:
+        self.ca = ca
+        self.certificate = certificate
+        self.key = key
+        self.verify = verify
+
+
 DEFAULT_HOST = "unix:///run/bireme/bireme.sock"
 SHUT_WR = _socket.SHUT_WR
-_DEFAULT_PORT = "2375"
+_DEFAULT_PORT, _DEFAULT_TLS_PORT = "2375", "2376"
 
 
 def choose_host(option: str, environ: Mapping[str, str]) -> str:
@@ -38,7 +50,7 @@ def choose_host(option: str, environ: Mapping[str, str]) -> str:
     return option or environ.get("BIREME_HOST", "") or environ.get("DOCKER_HOST", "") or DEFAULT_HOST
 
 
-def parse_host(host: str) -> tuple[str, str]:
+def parse_host(host: str, tls: bool = False) -> tuple[str, str]:
     """("unix", path) or ("tcp", "host:port"); a bare path is a unix socket. Unsupported for ssh and others."""
     scheme, separator, rest = host.partition("://")
     if not separator:
@@ -47,22 +59,43 @@ def parse_host(host: str) -> tuple[str, str]:
         raise Invalid(f"unable to parse docker host `{host}`", subject=host)
     if scheme == "unix" and rest:
         return "unix", rest
-    if scheme in ("tcp", "http"):
+    if scheme in ("tcp", "http", "https"):
         address = rest.partition("/")[0]
         name, colon, port = address.rpartition(":")
         if not colon or port.endswith("]"):
-            name, port = address, _DEFAULT_PORT
+            name, port = address, _DEFAULT_TLS_PORT if tls else _DEFAULT_PORT
         if not name or not port.isdigit() or int(port) > 65535:
             raise Invalid(f"invalid address {host}", subject=host)
         return "tcp", f"{name}:{port}"
     if scheme in ("unix", ""):
         raise Invalid(f"invalid address {host}", subject=host)
-    raise Unsupported(f"cannot connect to {host}: only unix:// and tcp:// addresses are supported", subject=host)
+    hint = ""
+    if scheme == "ssh":
+        place = rest.partition("/")[0] or "HOST"
+        hint = f"forward the engine's socket: ssh -nNT -L /tmp/bireme.sock:{DEFAULT_HOST[7:]} {place}"
+    raise Unsupported(
+        f"cannot connect to {host}: only unix:// and tcp:// addresses are supported", subject=host, hint=hint
+    )
 
 
-def connect(host: str) -> Stream:
+def waiting(stream: Stream) -> tuple[bool, bool]:
+    """Whether a stream can be read, and wants to write, whatever poll says of its descriptor (TLS has buffers)."""
+    ask = getattr(stream, "waiting", None)
+    return ask() if ask is not None else (False, False)
+
+
+def connect(host: str, tls: TlsFiles | None = None) -> Stream:
     """A connected socket; NoEngine with a hint when nobody listens, Denied when the socket may not be opened."""
-    scheme, address = parse_host(host)
+    scheme, address = parse_host(host, tls is not None)
+    sock = _connect(host, scheme, address)
+    if tls is None or scheme == "unix":
+        return sock
+    from bireme.client.tls import secure
+
+    return secure(sock, host, address.rpartition(":")[0].strip("[]"), tls)
+
+
+def _connect(host: str, scheme: str, address: str) -> _socket.socket:
     try:
         return _connect_unix(address) if scheme == "unix" else _connect_tcp(address)
     except PermissionError as error:
@@ -80,7 +113,7 @@ def connect(host: str) -> Stream:
         ) from error
 
 
-def _connect_unix(path: str) -> Stream:
+def _connect_unix(path: str) -> _socket.socket:
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         sock.connect(path)
@@ -90,7 +123,7 @@ def _connect_unix(path: str) -> Stream:
     return sock
 
 
-def _connect_tcp(address: str) -> Stream:
+def _connect_tcp(address: str) -> _socket.socket:
     name, _, port = address.rpartition(":")
     failure: OSError = OSError("no address found")
     for family, kind, protocol, _, target in _socket.getaddrinfo(name.strip("[]"), port, 0, _socket.SOCK_STREAM):

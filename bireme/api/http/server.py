@@ -15,7 +15,7 @@ import ipaddress
 import os
 import socket
 import stat
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -111,9 +111,12 @@ class Server:
             server = await self.loop.create_unix_server(partial(Connection, self), sock=sock, backlog=1024)
         else:
             hosts = frozenset(name.lower() for name in allowed_hosts)
-            server = await self.loop.create_server(
-                partial(WebConnection, self, hosts), sock=sock, backlog=1024, ssl=tls
-            )
+            factory: Callable[[], asyncio.Protocol] = partial(WebConnection, self, hosts)
+            if tls is not None:
+                from bireme.api.http.tls import TlsTransport  # `ssl` is no part of an engine without TCP
+
+                factory = partial(TlsTransport, factory, tls)
+            server = await self.loop.create_server(factory, sock=sock, backlog=1024)
         self._listeners.append(server)
 
     async def close(self, grace_s: float = 2.0) -> None:

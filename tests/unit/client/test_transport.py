@@ -32,10 +32,22 @@ def test_the_host_is_chosen_in_order() -> None:
         ("tcp://[::1]:99/", ("tcp", "[::1]:99")),
         ("tcp://[::1]", ("tcp", "[::1]:2375")),
         ("http://h:1", ("tcp", "h:1")),
+        ("https://h:1", ("tcp", "h:1")),
     ],
 )
 def test_hosts(host: str, parsed: tuple[str, str]) -> None:
     assert parse_host(host) == parsed
+
+
+def test_the_usual_port_of_tls() -> None:
+    assert parse_host("tcp://h", tls=True) == ("tcp", "h:2376")
+    assert parse_host("tcp://h:1", tls=True) == ("tcp", "h:1")
+
+
+def test_where_ssh_was_asked_for() -> None:
+    with pytest.raises(Unsupported) as refused:
+        parse_host("ssh://me@h/run/docker.sock")
+    assert refused.value.hint.endswith("ssh -nNT -L /tmp/bireme.sock:/run/bireme/bireme.sock me@h")
 
 
 @pytest.mark.parametrize("host", ["x", "unix://", "tcp://", "tcp://h:x", "tcp://h:70000", "://x"])
