@@ -20,6 +20,7 @@ class Entry:
 
 GROUPS = {
     "container": "Manage containers",
+    "context": "Manage contexts",
     "image": "Manage images",
     "kernel": "Manage the kernels of machines",
     "network": "Manage networks",
@@ -63,6 +64,13 @@ ENTRIES = (
     Entry(
         "container wait", "wait", "lifecycle", "Block until one or more containers stop, then print their exit codes"
     ),
+    Entry("context create", "", "context", "Create a context"),
+    Entry("context inspect", "", "context", "Display detailed information on one or more contexts"),
+    Entry("context ls", "", "context", "List contexts", "list"),
+    Entry("context rm", "", "context", "Remove one or more contexts", "remove"),
+    Entry("context show", "", "context", "Print the name of the current context"),
+    Entry("context update", "", "context", "Update a context"),
+    Entry("context use", "", "context", "Set the current docker context"),
     Entry("image history", "history", "history", "Show the history of an image"),
     Entry("image inspect", "", "inspect", "Display detailed information on one or more images"),
     Entry("image load", "load", "archive", "Load an image from a tar archive or STDIN"),

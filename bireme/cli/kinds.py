@@ -261,6 +261,19 @@ def parse_network(text: str) -> dict[str, Any]:
     return parse(text)
 
 
+def parse_pairs(text: str) -> dict[str, str]:
+    """`a=b,c=d`; a pair with a comma in it stands in double quotes."""
+    found: dict[str, str] = {}
+    quoted = text.split('"')
+    pieces = [part if index % 2 else part.replace(",", "\0") for index, part in enumerate(quoted)]
+    for pair in filter(None, "".join(pieces).split("\0")):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise BadValue(f"{pair} must be formatted as key=value")
+        found[key.strip()] = value
+    return found
+
+
 def same(text: str) -> str:
     return text
 
@@ -302,5 +315,6 @@ KINDS: dict[str, Kind] = {
     "mount": Kind(parse_mount, None, repeated=True),
     "network": Kind(parse_network, None, repeated=True),
     "ulimit": Kind(parse_ulimit, None, repeated=True),
+    "stringToString": Kind(parse_pairs, None, repeated=True),
     "filter": Kind(parse_filter, None, repeated=True),
 }

@@ -17,8 +17,21 @@ if TYPE_CHECKING:
     from bireme.cli.option import Arguments, Verb
 
 GLOBAL_OPTIONS = (
+    Option("config", "string", "Location of client config files (overrides DOCKER_CONFIG; ~/.docker unless named)"),
+    Option(
+        "context",
+        "string",
+        "Name of the context to use to connect to the engine (overrides DOCKER_HOST and the context set with "
+        '"bireme context use")',
+        "c",
+    ),
     Option("debug", "bool", "Enable debug mode: internal errors are shown with their traceback", "D"),
     Option("host", "list", "Engine socket to connect to (overrides BIREME_HOST and DOCKER_HOST)", "H"),
+    Option("tls", "bool", "Use TLS; implied by --tlsverify"),
+    Option("tlscacert", "string", "Trust certs signed only by this CA (ca.pem in DOCKER_CERT_PATH unless named)"),
+    Option("tlscert", "string", "Path to TLS certificate file (cert.pem unless named)"),
+    Option("tlskey", "string", "Path to TLS key file (key.pem unless named)"),
+    Option("tlsverify", "bool", "Use TLS and verify the remote"),
     Option("version", "bool", "Print version information and quit", "v"),
 )
 _INTERRUPTED = 130
@@ -73,7 +86,7 @@ def _run(entry: Entry, command: str, words: list[str], global_arguments: Argumen
 
             print(verb_help(verb, command), end="")
             return 0
-        return _call(verb, command, arguments, global_arguments["host"])
+        return _call(verb, command, arguments, global_arguments)
     except UsageError as error:
         from bireme.cli.help import usage_line
 
@@ -84,23 +97,14 @@ def _run(entry: Entry, command: str, words: list[str], global_arguments: Argumen
         raise CommandFailed(_explain(error, verb, command), verb.usage_exit) from error
 
 
-def _call(verb: Verb, command: str, arguments: Arguments, hosts: list[str]) -> int:
+def _call(verb: Verb, command: str, arguments: Arguments, options: Arguments) -> int:
     from bireme.cli.invocation import Invocation
-    from bireme.client.transport import choose_host
 
-    if len(hosts) > 1:
-        raise CommandFailed("Specify only one -H")
-    host = choose_host(hosts[0] if hosts else "", os.environ)
-    if os.environ.get("DOCKER_TLS_VERIFY") and not host.startswith(("unix:", "/")):
-        raise CommandFailed(
-            f"bireme: DOCKER_TLS_VERIFY asks for TLS, which this client does not speak yet (to {host})\n"
-            "Hint: forward the engine's socket: ssh -L /tmp/bireme.sock:/run/bireme/bireme.sock HOST"
-        )
-    invocation = Invocation(command, arguments, host, os.environ)
+    invocation = Invocation(command, arguments, options, os.environ)
     try:
         return verb.run(invocation)
     finally:
-        invocation.engine.close()
+        invocation.close()
 
 
 def _explain(error: BiremeError, verb: Verb, command: str) -> str:

@@ -34,7 +34,7 @@ def attach(invocation: Invocation) -> int:
         stderr=True,
         terminal=terminal,
         proxy=args["sig-proxy"] and not terminal,
-        detach_keys=args["detach-keys"],
+        detach_keys=invocation.detach_keys,
     )
     code = attachment.follow(None, condition="")
     if code is None:

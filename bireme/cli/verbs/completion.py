@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _LISTS = {
     "containers": "bireme ps -a --format '{{.Names}}'",
+    "contexts": "bireme context ls -q",
     "running": "bireme ps --format '{{.Names}}'",
     "images": "bireme images --format '{{.Repository}}:{{.Tag}}'",
     "kernels": "bireme kernel ls --format '{{.Release}}'",
@@ -84,13 +85,13 @@ _bireme() {{
   for ((index = 1; index < COMP_CWORD; index++)); do
     word=${{COMP_WORDS[index]}}
     case $word in
-      -H|--host) ((index++)) ;;
+      -H|--host|-c|--context|--config|--tlscacert|--tlscert|--tlskey) ((index++)) ;;
       -*) ;;
       *) if [[ -z $first ]]; then first=$word; elif [[ -z $second ]]; then second=$word; break; fi ;;
     esac
   done
   if [[ -z $first ]]; then
-    COMPREPLY=($(compgen -W "{" ".join(_tops(commands))} --host --debug --version --help" -- "$cur"))
+    COMPREPLY=($(compgen -W "{" ".join(_tops(commands))} --host --context --config --debug --version --help" -- "$cur"))
     return
   fi
   case $first in

@@ -145,7 +145,7 @@ def _listing(full: bool, with_size: bool) -> Listing:
 
 def list_containers(invocation: Invocation) -> int:
     args = invocation.args
-    form, quiet = args["format"], args["quiet"]
+    form, quiet = invocation.form("psFormat"), args["quiet"]
     size = bool(args["size"]) or (not quiet and ".Size" in form)
     containers = invocation.engine.containers(
         {

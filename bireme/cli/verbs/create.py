@@ -145,7 +145,7 @@ def _run_attached(invocation: Invocation, container: str, body: dict[str, Any]) 
         stderr=bool(body.get("AttachStderr")),
         terminal=bool(body.get("Tty")),
         proxy=args["sig-proxy"],
-        detach_keys=args["detach-keys"],
+        detach_keys=invocation.detach_keys,
     )
 
     def start() -> None:

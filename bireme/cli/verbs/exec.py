@@ -31,7 +31,7 @@ def _body(invocation: Invocation) -> dict[str, Any]:
         "Tty": args["tty"],
         "WorkingDir": args["workdir"],
         "Env": environment(args, invocation.environ),
-        "DetachKeys": args["detach-keys"],
+        "DetachKeys": invocation.detach_keys,
         "AttachStdin": attached and args["interactive"],
         "AttachStdout": attached,
         "AttachStderr": attached,
@@ -66,7 +66,7 @@ def execute(invocation: Invocation) -> int:
             f"/exec/{exec_id}",
             stdin=bool(args["interactive"]),
             terminal=bool(args["tty"]),
-            detach_keys=args["detach-keys"],
+            detach_keys=invocation.detach_keys,
         )
     finally:
         stream.close()

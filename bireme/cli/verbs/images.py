@@ -89,6 +89,7 @@ def _listing(full: bool, with_digests: bool) -> Listing:
 
 def list_images(invocation: Invocation) -> int:
     args = invocation.args
+    form = invocation.form("imagesFormat")
     filters = list(args["filter"])
     if args.rest:
         filters.append(("reference", args.rest[0]))
@@ -96,11 +97,10 @@ def list_images(invocation: Invocation) -> int:
         {
             "all": args["all"],
             "digests": args["digests"],
-            "shared-size": any(word in args["format"] for word in (".SharedSize", ".UniqueSize", "json")),
+            "shared-size": any(word in form for word in (".SharedSize", ".UniqueSize", "json")),
             "filters": encode_filters(filters),
         }
     )
-    form = args["format"]
     if args["quiet"] and form in ("", "table"):
         form = "{{.ID}}"
     with_digests = args["digests"] or ".Digest" in form

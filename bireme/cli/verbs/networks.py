@@ -40,7 +40,7 @@ def list_networks(invocation: Invocation) -> int:
     args = invocation.args
     networks = invocation.engine.networks({"filters": encode_filters(args["filter"])})
     networks.sort(key=lambda network: str(network.get("Name")))
-    form = "{{.ID}}" if args["quiet"] and args["format"] in ("", "table") else args["format"]
+    form = "{{.ID}}" if args["quiet"] and args["format"] in ("", "table") else invocation.form("networksFormat")
     for line in _listing(args["no-trunc"]).lines(networks, form):
         invocation.out(line)
     return 0

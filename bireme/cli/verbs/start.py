@@ -47,7 +47,7 @@ def _attached(invocation: Invocation) -> int:
         stderr=True,
         terminal=terminal,
         proxy=args["sig-proxy"] and not terminal,
-        detach_keys=args["detach-keys"],
+        detach_keys=invocation.detach_keys,
     )
     removed = bool((container.get("HostConfig") or {}).get("AutoRemove"))
     code = attachment.follow(lambda: engine.act(name, "start"), condition="removed" if removed else "next-exit")

@@ -129,7 +129,7 @@ _ONCE: dict[str, object] = {"stream": "0", "one-shot": "1"}
 
 
 def show_stats(invocation: Invocation) -> int:
-    args = invocation.args
+    args, form = invocation.args, invocation.form("statsFormat")
     listing, sampler = _listing(args["no-trunc"]), _Sampler(invocation)
     sampler.sample()
     if sampler.errors and args.rest:
@@ -142,7 +142,7 @@ def show_stats(invocation: Invocation) -> int:
         rows = sampler.sample()
         if live and os.isatty(1):
             sys.stdout.write("\x1b[H\x1b[J")
-        for line in listing.lines(rows, args["format"]):
+        for line in listing.lines(rows, form):
             invocation.out(line)
         sys.stdout.flush()
         if not live or (args.rest and not rows):

@@ -129,7 +129,11 @@ def test_help_of_groups_and_of_everything(cli: Cli) -> None:
             "unknown flag: --bogus\n\nUsage:  bireme [OPTIONS] COMMAND [ARG...]\n\n"
             "Run 'bireme --help' for more information\n",
         ),
-        (["-H", "unix:///x", "ps"], 1, "Specify only one -H\n"),
+        (
+            ["-H", "unix:///x", "ps"],
+            1,
+            "Failed to initialize: unable to resolve docker endpoint: Specify only one -H\n",
+        ),
     ],
 )
 def test_what_is_not_understood(cli: Cli, words: list[str], code: int, text: str) -> None:

@@ -69,9 +69,10 @@ def test_the_engine_is_found_by_the_environment(server: FakeServer) -> None:
 
 
 def test_nothing_goes_in_the_clear_when_tls_was_asked_for() -> None:
-    result = run_program("ps", env=environment(DOCKER_HOST="tcp://127.0.0.1:1", DOCKER_TLS_VERIFY="1"))
+    where = {"DOCKER_HOST": "tcp://127.0.0.1:1", "DOCKER_CERT_PATH": "/nowhere"}
+    result = run_program("ps", env=environment(DOCKER_TLS_VERIFY="1", **where))
     assert (result.code, result.out) == (1, "")
-    assert "DOCKER_TLS_VERIFY asks for TLS" in result.err
+    assert "unable to resolve docker endpoint: open /nowhere/ca.pem: no such file or directory" in result.err
 
 
 @pytest.mark.parametrize("debug", [[], ["--debug"]])
