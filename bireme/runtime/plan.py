@@ -200,7 +200,7 @@ def plan_exec(
 
 def spare_kind(plan: LaunchPlan) -> str:
     """Which stock spare fits: "none", "bridge" (one interface on a bridge), or "" for the cold path."""
-    if plan["skeleton"] is not None or plan["uid_maps"]:
+    if plan["skeleton"] is not None or plan["uid_maps"] or plan["cgroup_path"]:
         return ""
     interfaces = plan["network"]["interfaces"]
     if not interfaces:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bireme.linux import fd as fdlib
 from bireme.linux.cgroup import open_cgroups
+from bireme.linux.cgroup.parents import Parents
 from bireme.supervisor.service import unspill
 from bireme.wire import supervision
 
@@ -50,7 +51,7 @@ class Cloner:
     def _configure(self, subtree: str) -> None:
         if self._cgroups is not None:
             self._cgroups.close()
-        self._cgroups = open_cgroups(subtree)
+        self._cgroups = Parents(open_cgroups(subtree))
 
 
 def give_up_protection() -> None:

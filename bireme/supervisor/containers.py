@@ -34,7 +34,7 @@ class Containers:
         self._pool = pool
 
     def slot(self, request: Launch) -> Slot:
-        return self._slots.make("cold", terminal=request.terminal)
+        return self._slots.make("cold", terminal=request.terminal, parent=_plan(request)["cgroup_path"])
 
     def claim(self, request: Launch) -> Slot | None:
         plan = _plan(request)
@@ -89,6 +89,7 @@ class Containers:
             "namespaces": exec_namespaces(_plan(request)),
             "veth": request.slot.veth,
             "joins": request.joins,
+            "cgroup": request.slot.cgroup,
         }
 
     def verdict(self, request: Launch, slot: Slot, looks: int) -> str:

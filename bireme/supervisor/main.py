@@ -24,6 +24,7 @@ from bireme.errors import Conflict, Invalid
 from bireme.linux import fd as fdlib
 from bireme.linux import process
 from bireme.linux.cgroup import open_cgroups
+from bireme.linux.cgroup.parents import Parents
 from bireme.linux.poll import Loop
 from bireme.supervisor import logger, program, relay, zygote
 from bireme.supervisor.children import Children
@@ -172,6 +173,7 @@ class Supervisor:
         held = self.handover.fds
         past = Past(self.journal.replay(), self.relaying, held)
         self.used |= self.relaying.held_names()
+        self.table.parents = past.parents
         if past.config:
             try:
                 self._apply(past.config)
@@ -214,7 +216,7 @@ class Supervisor:
             first = not self.slots.configured
             self._apply(config)
             if first:
-                self.slots.remove_leftovers(f"s{instance.slot_number}" for instance in self.table)
+                self.slots.remove_leftovers(instance.cgroup for instance in self.table)
             self.table.configured(config)
         return {}
 
@@ -223,8 +225,9 @@ class Supervisor:
         if not isinstance(subtree, str) or not subtree:
             raise Invalid("configure without a cgroup subtree", subject="cgroup_subtree")
         if not self.slots.configured:
-            cgroups = open_cgroups(subtree, favordynmods=bool(config.get("favordynmods")))
-            self.slots.configure(cgroups, int(config.get("userns_base") or UID_BASE))
+            cgroups = Parents(open_cgroups(subtree, favordynmods=bool(config.get("favordynmods"))))
+            cgroups.made, cgroups.on_parent = self.table.parents, self.table.parents_changed
+            self.slots.configure(cgroups, int(config.get("userns_base") or UID_BASE), subtree.rpartition("/")[2])
             self.zygote.send({"op": "configure", "subtree": subtree})
         elif subtree != self.table.config.get("cgroup_subtree", subtree):
             raise Conflict("the cgroup subtree cannot change while the supervisor runs", subject=subtree)

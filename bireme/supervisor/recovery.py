@@ -42,6 +42,7 @@ class Past:
 
     def __init__(self, records: list[Record], relaying: Relaying, held: dict[str, int]) -> None:
         self.config: dict[str, Any] = {}
+        self.parents: dict[str, list[str]] = {}
         self.instances: dict[str, Instance] = {}
         self.execs: dict[str, Exec] = {}
         self.highest_slot = 0
@@ -52,6 +53,8 @@ class Past:
         kind = record["t"]
         if kind == "config":
             self.config = record["config"]
+        elif kind == "parents":
+            self.parents = record["made"]
         elif kind == "launch":
             self.instances[record["id"]] = Instance(record["id"], None, record)
             self.highest_slot = max(self.highest_slot, record["slot"])
@@ -143,6 +146,7 @@ class Recovery:
 
     def _slot(self, instance: Instance) -> Slot:
         slot = Slot(instance.slot_number, instance.place, "", instance.uid_base)
+        slot.cgroup = instance.cgroup
         slot.pid = instance.pid
         slot.pidfd = self._take(slot.name("pidfd"))
         slot.console = self._take(slot.name("console"))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from bireme.errors import NotFound, Unavailable
 from bireme.linux import fd as fdlib
+from bireme.linux.cgroup.parents import Parents
 from bireme.supervisor import program
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ class Slots:
         self._keeper = keeper
         self._cgroups: CgroupManager | None = None
         self._uid_base = UID_BASE
+        self._prefix = ""
         self.places = Places()
         self._next_number = 1
         self._dead: list[Slot] = []
@@ -151,9 +153,11 @@ class Slots:
         self.spent: list[int] = []
         """Descriptors to close when nobody waits: each of them waits for the kernel."""
 
-    def configure(self, cgroups: CgroupManager, uid_base: int) -> None:
+    def configure(self, cgroups: CgroupManager, uid_base: int, prefix: str = "") -> None:
+        """`prefix` begins the names of our cgroups below parents that others use too."""
         self._cgroups = cgroups
         self._uid_base = uid_base
+        self._prefix = prefix
 
     @property
     def configured(self) -> bool:
@@ -175,11 +179,14 @@ class Slots:
         """Never use this number or a lower one."""
         self._next_number = max(self._next_number, number + 1)
 
-    def make(self, kind: str, *, terminal: bool = False, devices: Sequence[DeviceRule] = ()) -> Slot:
-        """Cgroups and pipes; the first process comes later. `devices`: other rules than a container's."""
+    def make(self, kind: str, *, terminal: bool = False, devices: Sequence[DeviceRule] = (), parent: str = "") -> Slot:
+        """Cgroups and pipes; the first process comes later. `devices`: other rules than a container's. `parent`: where
+        its cgroups go, a path from the top of the hierarchies, "" for our own subtree."""
         place = self.places.take()
         slot = Slot(self._next_number, place, kind, self._uid_base + place * UID_RANGE)
         self._next_number += 1
+        if parent:
+            slot.cgroup = f"{parent.rstrip('/')}/{self._prefix}-{slot.number}"
         try:
             if devices:
                 self.cgroups.create(slot.cgroup, devices)
@@ -293,11 +300,22 @@ class Slots:
         for name in self.cgroups.list():
             if name in keep or not name.startswith("s") or not name[1:].isdigit():
                 continue
-            number = int(name[1:])
-            self.pass_number(number)
-            leftover = Slot(number, -1, "", 0)
-            self.kill_all(leftover)
-            self._dead.append(leftover)
+            self._remove_leftover(int(name[1:]), name)
+        for name in self._below() - keep:
+            prefix, _, number = name.rpartition("/")[2].rpartition("-")
+            if prefix == self._prefix and number.isdigit():
+                self._remove_leftover(int(number), name)
+
+    def _below(self) -> set[str]:
+        """Cgroups below other parents than our subtree."""
+        return set(self.cgroups.below()) if isinstance(self.cgroups, Parents) else set()
+
+    def _remove_leftover(self, number: int, name: str) -> None:
+        self.pass_number(number)
+        leftover = Slot(number, -1, "", 0)
+        leftover.cgroup = name
+        self.kill_all(leftover)
+        self._dead.append(leftover)
 
 
 def _unlink(path: str) -> None:

@@ -32,6 +32,7 @@ class Instance:
 
     __slots__ = (
         "at_ns",
+        "cgroup",
         "cgroups",
         "ended",
         "error",
@@ -62,6 +63,7 @@ class Instance:
         self.id = identity
         self.slot = slot
         self.slot_number: int = record["slot"]
+        self.cgroup: str = record.get("cgroup") or f"s{self.slot_number}"
         self.place: int = record["place"]
         self.uid_base: int = record["uid_base"]
         self.terminal: bool = record["terminal"]
@@ -198,6 +200,8 @@ class Table:
         self.instances: dict[str, Instance] = {}
         self.execs: dict[str, Exec] = {}
         self.config: Record = {}
+        self.parents: dict[str, list[str]] = {}
+        """Directories made for `--cgroup-parent` (linux/cgroup/parents.py)."""
 
     def find(self, identity: object) -> Instance:
         instance = self.instances.get(identity) if isinstance(identity, str) else None
@@ -223,6 +227,13 @@ class Table:
     def configured(self, config: Record) -> None:
         self.config = config
         self._journal.write({"t": "config", "config": config})
+
+    def parents_changed(self) -> None:
+        """Written before such a directory is made."""
+        self._journal.write(self._parents_record())
+
+    def _parents_record(self) -> Record:
+        return {"t": "parents", "made": dict(self.parents)}
 
     def launched(self, instance: Instance) -> None:
         """Written before the instance's program may run."""
@@ -273,6 +284,8 @@ class Table:
     def records(self) -> Iterable[Record]:
         """What is alive, as a journal."""
         yield {"t": "config", "config": self.config}
+        if self.parents:
+            yield self._parents_record()
         for instance in self:
             yield _launch_record(instance)
             if instance.started_at_ns:
@@ -301,6 +314,7 @@ def _launch_record(instance: Instance) -> Record:
         "machine": instance.machine,
         "veth": instance.veth,
         "joins": instance.joins,
+        "cgroup": instance.cgroup,
     }
 
 

@@ -22,7 +22,19 @@ from bireme.oci.runtime_spec import Mount as OciMount
 from bireme.runtime import defaults
 from bireme.runtime.plan import ExecPlan, Interface, LaunchPlan, NetworkPlan, RootPlan, plan_exec, plan_launch
 
-__all__ = ["Host", "check", "plan_exec_process", "plan_instance", "plan_network", "resources"]
+__all__ = [
+    "Host",
+    "check",
+    "plan_exec_process",
+    "plan_instance",
+    "plan_network",
+    "resources",
+    "root_layers",
+    "visible_mounts",
+]
+
+
+NAME_MAX = 255
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +65,7 @@ def check(placement: Placement, host: Host) -> LaunchPlan:
     if spec.init and not host.init_path:
         raise Unsupported("--init: the init program is not built", hint="run `make -C guest`")
     if spec.cgroup_parent:
-        raise Unsupported("--cgroup-parent is not supported yet", subject=spec.cgroup_parent)
+        _check_parent(spec.cgroup_parent)
     for mount in spec.mounts:
         if mount.kind == "bind" and not os.path.exists(mount.source):
             raise Invalid(
@@ -61,6 +73,17 @@ def check(placement: Placement, host: Host) -> LaunchPlan:
                 subject=mount.source,
             )
     return plan_instance(placement, host)
+
+
+def _check_parent(parent: str) -> None:
+    if parent.endswith(".slice"):
+        raise Invalid(
+            f"cgroup-parent {parent} is a slice of systemd, and the cgroup driver is cgroupfs",
+            subject=parent,
+            hint="use a path such as /name",
+        )
+    if "\0" in parent or "\n" in parent or any(len(part.encode()) > NAME_MAX for part in parent.split("/")):
+        raise Invalid(f"invalid cgroup-parent: {parent!r}", subject=parent)
 
 
 def plan_instance(placement: Placement, host: Host) -> LaunchPlan:
@@ -141,6 +164,8 @@ def plan_exec_process(process: ProcessSpec, spec: InstanceSpec) -> ExecPlan:
     if not word and not privileged and (profile := seccomp_of(spec.security)) is not None:
         linux["seccomp"] = profile
     return plan_exec(
+    if spec.cgroup_parent:
+        config["linux"]["cgroupsPath"] = os.path.normpath("/" + spec.cgroup_parent.lstrip("/"))
         _process(process, spec, privileged), user=process.user or "0", groups=process.groups, seccomp=word, linux=linux
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bireme.drivers.container.config import Host, check
-from bireme.errors import Unsupported
+from bireme.errors import Invalid, Unsupported
 from bireme.instance.driver import Placement, RootFilesystem
 from bireme.instance.spec import InstanceId, InstanceSpec, Namespaces, NetworkRequest, ProcessSpec
 from bireme.runtime.plan import LaunchPlan, spare_kind
@@ -15,12 +15,13 @@ from bireme.runtime.plan import LaunchPlan, spare_kind
 ID = "c" * 64
 
 
-def plan(network: str = "none", **modes: str) -> LaunchPlan:
+def plan(network: str = "none", cgroup_parent: str = "", **modes: str) -> LaunchPlan:
     spec = InstanceSpec(
         image="i",
         process=ProcessSpec(args=("true",)),
         network=NetworkRequest(name=network),
         namespaces=Namespaces(**modes),
+        cgroup_parent=cgroup_parent,
     )
     placed: dict[str, Any] = {"id": InstanceId("i"), "name": "n", "directory": "/d", "hostname": "h"}
     return check(Placement(spec=spec, root=RootFilesystem(lower=("/l",), upper="/u", work="/w"), **placed), Host())
@@ -57,3 +58,16 @@ def test_ipc_modes() -> None:
 def test_what_cannot_be_joined(kind: str) -> None:
     with pytest.raises(Unsupported, match=f"--{kind} container:x is not supported"):
         plan(**{kind: "container:x"})
+
+
+@pytest.mark.parametrize(("given", "path"), [("/a/b", "/a/b"), ("a//b/", "/a/b"), ("../a", "/a"), ("/", "/")])
+def test_a_parent_of_cgroups(given: str, path: str) -> None:
+    made = plan(cgroup_parent=given)
+    assert made["cgroup_path"] == path
+    assert spare_kind(made) == ""
+
+
+@pytest.mark.parametrize("given", ["a.slice", "/a/b.slice", "/" + "x" * 256, "/a\nb"])
+def test_parents_that_cannot_be(given: str) -> None:
+    with pytest.raises(Invalid, match="cgroup-parent"):
+        plan(cgroup_parent=given)

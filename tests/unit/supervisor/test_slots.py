@@ -93,6 +93,15 @@ def test_a_place_of_several_is_free_when_all_gave_it_back() -> None:
     assert places.take() == 0
 
 
+def test_cgroups_below_a_parent_have_a_name_of_ours(cgroups: FakeCgroups, keeper: FakeKeeper) -> None:
+    made = Slots(cast("Any", keeper))
+    made.configure(cast("Any", cgroups), 1_000_000, "bireme-ab")
+    slot = made.make("cold", parent="/a/b")
+    assert slot.cgroup == f"/a/b/bireme-ab-{slot.number}"
+    assert made.make("cold", parent="/").cgroup == f"/bireme-ab-{slot.number + 1}"
+    made.close_namespaces()
+
+
 def test_a_slot_keeps_the_range_it_shares(slots: Slots) -> None:
     target, joiner = slots.make("none"), slots.make("cold")
     slots.places.claim(target.place)
