@@ -101,6 +101,7 @@ class Daemon:
         self._table.load()
         await reconciler.run()
         await self._supervisor.configure()
+        self._services.instances.policies.open()
         self._server = Server(build_router(self._services), self._tasks)
         await listen(self._server, config)
         _write_pid(f"{config.run_root}/biremed.pid")
@@ -276,8 +277,9 @@ class Daemon:
         """Stop serving; end the whole run root when asked to, or when nothing runs in it."""
         instances = self._services.instances
         if everything:
-            running = [i.id for i in instances.all() if i.running]
-            await asyncio.gather(*(instances.stop(i) for i in running), return_exceptions=True)
+            active = [i.id for i in instances.all() if i.active]
+            await asyncio.gather(*(instances.stop(i, by_hand=False) for i in active), return_exceptions=True)
+        instances.policies.close()
         await self._server.close()
         await self._tidier.finish()
         await self._table.flush()

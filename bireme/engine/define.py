@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from bireme.errors import Invalid
-from bireme.instance.spec import InstanceSpec
+from bireme.instance.spec import HealthCheck, InstanceSpec
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -39,6 +39,8 @@ class ImageDefaults(Protocol):
     def labels(self) -> dict[str, str]: ...
     @property
     def volumes(self) -> Sequence[str]: ...
+    @property
+    def health(self) -> HealthCheck | None: ...
 
 
 class ImageSource(Protocol):
@@ -69,7 +71,15 @@ def merge(spec: InstanceSpec, image: ImageDefaults, hostname: str) -> InstanceSp
         volumes=tuple(dict.fromkeys((*spec.volumes, *image.volumes))),
         exposed_ports=tuple(dict.fromkeys((*spec.exposed_ports, *image.exposed_ports))),
         stop_signal=spec.stop_signal or image.stop_signal or "SIGTERM",
+        health=_health(spec.health, image.health),
     )
+
+
+def _health(asked: HealthCheck | None, image: HealthCheck | None) -> HealthCheck | None:
+    """What is not asked for is the image's, value by value."""
+    if asked is None or image is None:
+        return asked or image
+    return HealthCheck(**{name: getattr(asked, name) or getattr(image, name) for name in HealthCheck.__struct_fields__})
 
 
 def _command(spec: InstanceSpec, image: ImageDefaults) -> tuple[tuple[str, ...], tuple[str, ...]]:

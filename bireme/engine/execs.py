@@ -70,6 +70,7 @@ class Execs:
     def __init__(self, instances: Instances, tasks: TaskGroup) -> None:
         self._instances = instances
         self._tasks = tasks
+        instances.policies.execs = self
         self._records: dict[str, ExecRecord] = {}
 
     def create(
@@ -98,6 +99,10 @@ class Execs:
         if record is None:
             raise NotFound(f"No such exec instance: {identity}", subject=identity)
         return record
+
+    def forget(self, identity: str) -> None:
+        """Nobody will ask for it any more."""
+        self._records.pop(identity, None)
 
     def of(self, instance_id: str) -> list[str]:
         """Ids of the running execs of an instance, for inspect."""
@@ -148,6 +153,18 @@ class Execs:
         if ending is not None:
             await asyncio.wait([ending])
 
+    async def kill(self, identity: str, number: int) -> None:
+        """Signal its process and wait until it has ended; one that has is left alone."""
+        record = self.find(identity)
+        if not record.running:
+            return
+        driver = need(self._instances.driver(self._instances.find(record.instance_id)), Exec, "exec")
+        try:
+            await driver.exec_signal(record.id, number)
+        except (Conflict, NotFound):
+            pass
+        await self.wait(identity)
+
     async def resize(self, identity: str, rows: int, columns: int) -> None:
         record = self.find(identity)
         if not record.running:
@@ -160,6 +177,10 @@ class Execs:
         instance = self._instances.find(reference)
         if instance.status is Status.PAUSED:
             raise Conflict(f"Container {reference} is paused, unpause the container before exec", subject=reference)
+        if instance.status is Status.RESTARTING:
+            raise Conflict(
+                f"Container {reference} is restarting, wait until the container is running", subject=reference
+            )
         if not instance.running:
             raise Conflict(f"container {instance.id} is not running", subject=reference)
         return instance

@@ -18,6 +18,8 @@ from bireme.image.bootstrap import bootstrap
 from bireme.image.model import HistoryEntry, Image, ImageUser
 from bireme.image.store import ImageStore
 from bireme.instance.logs import parse_time
+from bireme.instance.spec import HealthCheck
+from bireme.oci.image_spec import Healthcheck
 
 
 class ImageView:
@@ -42,6 +44,7 @@ class ImageView:
         self.exposed_ports = tuple(config.exposed_ports or ())
         self.labels = dict(config.labels or {})
         self.volumes = tuple(config.volumes or ())
+        self.health = _health(config.healthcheck)
 
     @property
     def diff_ids(self) -> tuple[str, ...]:
@@ -59,6 +62,19 @@ class ImageView:
         """The config document, spelled as in the OCI image specification."""
         found: dict[str, Any] = msgspec.to_builtins(self.image.document)
         return found
+
+
+def _health(check: Healthcheck | None) -> HealthCheck | None:
+    if check is None:
+        return None
+    return HealthCheck(
+        test=tuple(check.test or ()),
+        interval_ns=check.interval,
+        timeout_ns=check.timeout,
+        start_period_ns=check.start_period,
+        start_interval_ns=check.start_interval,
+        retries=check.retries,
+    )
 
 
 class Images:
@@ -93,7 +109,7 @@ class Images:
 
     def users(self, image_id: str) -> list[ImageUser]:
         """The instances made from an image, for those who would remove it."""
-        return [ImageUser(i.id, i.running) for i in self._table if i.spec.image_id == image_id]
+        return [ImageUser(i.id, i.active) for i in self._table if i.spec.image_id == image_id]
 
     def history(self, reference: str) -> Sequence[HistoryEntry]:
         return self._store.history(self.find(reference).image)

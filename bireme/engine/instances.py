@@ -23,16 +23,17 @@ from bireme.engine.directories import Directories
 from bireme.engine.events import Events
 from bireme.engine.networks import Networks
 from bireme.engine.placement import Snapshots, outline, place
+from bireme.engine.policies import Policies
 from bireme.engine.record import Definition, Instance, WaitCondition
 from bireme.engine.sharing import join, settle
 from bireme.engine.signals import parse_signal
 from bireme.engine.table import InstanceTable
 from bireme.engine.tasks import TaskGroup
 from bireme.engine.tidy import Tidier
-from bireme.errors import BiremeError, Conflict, Deadline, Invalid, NotModified, Unsupported
-from bireme.instance.driver import Driver, ExitStatus, Pause, StartError, Update
+from bireme.errors import BiremeError, Conflict, Deadline, Invalid, NotModified, Unavailable, Unsupported
+from bireme.instance.driver import Driver, Exec, ExitStatus, Pause, StartError, Update
 from bireme.instance.driver import Volumes as MountsVolumes
-from bireme.instance.spec import InstanceId, InstanceSpec, Limits
+from bireme.instance.spec import InstanceId, InstanceSpec, Limits, RestartPolicy
 from bireme.instance.state import Status, Verb, apply
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Instances:
         self._volumes = volumes
         self._pin = pin
         self._early: list[tuple[InstanceId, ExitStatus]] | None = []
+        self.policies = Policies(table, tasks, self._start_again, self._start, self.publish)
         for driver in drivers.values():
             driver.watch(self.exited)
 
@@ -118,6 +120,8 @@ class Instances:
             merged = merge(spec, image, spec.hostname or identity[:12])
             if merged.joins:
                 merged = settle(merged, self._table)
+            if merged.health is not None and merged.health.command:
+                need(driver, Exec, "a health check")
             instance = await self._prepare(identity, name, merged, image.chain_id, driver)
         finally:
             self._table.release(name)
@@ -153,7 +157,7 @@ class Instances:
         """Forget an instance; `force` kills it first, `volumes` takes the anonymous volumes along that it alone has.
         Its disk and cgroups go after the answer."""
         instance = self.find(reference)
-        if force and instance.running:
+        if force and instance.active:
             await self._force_exit(instance)
         async with instance.locked():
             if self._table.get(instance.id) is None:
@@ -176,6 +180,9 @@ class Instances:
             await self._table.delete(instance, statements)
 
     async def _force_exit(self, instance: Instance) -> None:
+        instance.stop_requested = True
+        if instance.spec.restart is not None and await self.policies.stays_down(instance):
+            return
         gone = instance.wait("not-running")
         try:
             if instance.status is Status.PAUSED:
@@ -200,28 +207,63 @@ class Instances:
 
     async def start(self, reference: str) -> None:
         """Run it; returns once its process executes."""
-        instance = self.find(reference)
+        await self._start(self.find(reference))
+
+    async def _start(self, instance: Instance) -> None:
         async with instance.locked():
-            apply(instance.status, Verb.START, instance.id)
-            endpoints = self._networks.take(instance)
-            try:
-                if instance.spec.uses_volumes:
-                    await self._volumes().use(instance)
-                instance.state.ports = await self._networks.publish(instance, endpoints)
-                placement = place(instance, self._directories.etc, endpoints, self._networks.gateway)
-                if instance.spec.joins:
-                    placement = join(instance, placement, self._table)
-                started = await self.driver(instance).start(placement)
-            except BaseException as error:
-                await self._start_failed(instance, error)
-                raise
-            state = instance.state
-            state.status = apply(state.status, Verb.START, instance.id)
-            state.pid, state.started_at_ns = started.pid, started.started_at_ns
-            state.endpoints = endpoints
-            state.exit_code, state.error, state.oom_killed, state.settled = 0, "", False, False
+            await self._run(instance, Verb.START)
             instance.stop_requested = False
-            self._table.mark(instance)
+            instance.state.restart_count = 0
+            if instance.spec.restart is not None:
+                await self.policies.started(instance)
+            instance.state.stopped_by_hand = False
+        self._started(instance)
+
+    async def _start_again(self, instance: Instance) -> None:
+        """The wait of a restarting instance is over. When it cannot be started it stays down, unless a part of the
+        engine was away."""
+        async with instance.locked():
+            if instance.status is not Status.RESTARTING or instance.stop_requested:
+                return
+            code = instance.exit_code
+            try:
+                await self._run(instance, Verb.RESTART)
+            except (Unavailable, Deadline):
+                instance.state.exit_code = code
+                self.policies.back_off(instance)
+                return
+            except BiremeError as error:
+                log.warning("%s is not started again: %s", instance.name, error)
+                instance.state.exit_code = code
+                self.policies.give_up(instance)
+                return
+        self._started(instance)
+
+    async def _run(self, instance: Instance, verb: Verb) -> None:
+        """Start its process; the lock is held."""
+        apply(instance.status, verb, instance.id)
+        endpoints = self._networks.take(instance)
+        try:
+            if instance.spec.uses_volumes:
+                await self._volumes().use(instance)
+            instance.state.ports = await self._networks.publish(instance, endpoints)
+            placement = place(instance, self._directories.etc, endpoints, self._networks.gateway)
+            if instance.spec.joins:
+                placement = join(instance, placement, self._table)
+            started = await self.driver(instance).start(placement)
+        except BaseException as error:
+            await self._start_failed(instance, error)
+            raise
+        state = instance.state
+        state.status = apply(state.status, verb, instance.id)
+        state.pid, state.started_at_ns = started.pid, started.started_at_ns
+        state.endpoints = endpoints
+        state.exit_code, state.error, state.oom_killed, state.settled = 0, "", False, False
+        if instance.spec.health is not None:
+            self.policies.begin_checks(instance)
+        self._table.mark(instance)
+
+    def _started(self, instance: Instance) -> None:
         if instance.spec.uses_volumes:
             self._volumes().started(instance)
         self.publish(instance, "start")
@@ -261,7 +303,9 @@ class Instances:
             if not instance.running:
                 self._table.mark(instance)
                 return
-            state.status = apply(state.status, Verb.EXIT, instance.id)
+            again = instance.spec.restart is not None and not self.policies.ends_for_good(instance, status.code)
+            state.status = apply(state.status, Verb.BACK_OFF if again else Verb.EXIT, instance.id)
+            state.restart_count += again
             state.exit_code, state.oom_killed, state.error = status.code, status.oom_killed, status.error
             state.finished_at_ns = status.finished_at_ns or time.time_ns()
             state.pid, state.settled = 0, True
@@ -269,6 +313,8 @@ class Instances:
             if instance.spec.uses_volumes:
                 await self._volumes().leave(instance)
             state.endpoints, state.ports = (), ()
+            if state.health is not None:
+                self.policies.follow_checks(instance)
             self._table.mark(instance)
         if status.oom_killed:
             self.publish(instance, "oom")
@@ -277,7 +323,9 @@ class Instances:
         why = {"error": status.error} if status.error else {}
         self.publish(instance, "die", exitCode=str(status.code), **why)
         instance.release_exit_waiters()
-        if instance.spec.auto_remove:
+        if again:
+            self.policies.back_off(instance)
+        elif instance.spec.auto_remove:
             await self.auto_remove(instance)
 
     async def auto_remove(self, instance: Instance) -> None:
@@ -298,20 +346,29 @@ class Instances:
     async def kill(self, reference: str, signal: str = "SIGKILL") -> None:
         instance = self.find(reference)
         number = parse_signal(signal or "SIGKILL")
-        if not instance.running:
+        if not instance.active:
             raise Conflict(f"cannot kill container: {reference}: container {instance.id} is not running")
+        instance.state.stopped_by_hand = True
+        if instance.spec.restart is not None and await self.policies.killed(instance, number):
+            return
         await self.driver(instance).signal(instance.id, number)
         self.publish(instance, "kill", signal=str(number))
 
-    async def stop(self, reference: str, timeout_s: int | None = None, signal: str | None = None) -> None:
-        """The stop signal, a grace time, then SIGKILL. Negative waits for ever."""
+    async def stop(
+        self, reference: str, timeout_s: int | None = None, signal: str | None = None, by_hand: bool = True
+    ) -> None:
+        """The stop signal, a grace time, then SIGKILL. Negative waits for ever. Not `by_hand`: the engine ends it."""
         instance = self.find(reference)
-        if not instance.running:
+        if not instance.active:
             raise NotModified(f"container {instance.id} is already stopped", subject=instance.id)
         number = parse_signal(signal or instance.spec.stop_signal or "SIGTERM")
         grace = instance.spec.stop_timeout_s if timeout_s is None else timeout_s
-        gone = instance.wait("not-running")
         instance.stop_requested = True
+        instance.state.stopped_by_hand |= by_hand
+        if instance.spec.restart is not None and await self.policies.stays_down(instance):
+            self.publish(instance, "stop")
+            return
+        gone = instance.wait("not-running")
         await self._signal_quietly(instance, number)
         if instance.status is Status.PAUSED:
             await self._resume_quietly(instance)
@@ -331,7 +388,7 @@ class Instances:
 
     async def restart(self, reference: str, timeout_s: int | None = None, signal: str | None = None) -> None:
         instance = self.find(reference)
-        if instance.running:
+        if instance.active:
             await self.stop(instance.id, timeout_s, signal)
         await self.start(instance.id)
         self.publish(instance, "restart")
@@ -356,15 +413,17 @@ class Instances:
             driver = need(self.driver(instance), Pause, "pause")
             await (driver.pause(instance.id) if verb is Verb.PAUSE else driver.resume(instance.id))
             instance.state.status = after
+            if instance.state.health is not None:
+                self.policies.follow_checks(instance)
             self._table.mark(instance)
         self.publish(instance, "pause" if verb is Verb.PAUSE else "unpause")
 
-    async def update(self, reference: str, limits: Limits) -> None:
-        """Replace the limits, all of them; a running instance feels them at once."""
+    async def update(self, reference: str, limits: Limits, restart: RestartPolicy | None) -> None:
+        """Replace the limits, all of them, and the restart policy; a running instance feels them at once."""
         instance = self.find(reference)
         async with instance.locked():
-            spec = msgspec.structs.replace(instance.spec, limits=limits)
-            if instance.running:
+            spec = msgspec.structs.replace(instance.spec, limits=limits, restart=restart)
+            if instance.running and limits != instance.spec.limits:
                 await need(self.driver(instance), Update, "update").update(instance.id, spec)
             await self._table.redefine(instance, msgspec.structs.replace(instance.definition, spec=spec))
         self.publish(instance, "update")

@@ -2,7 +2,8 @@
 
 database    driver      what happened                              what is done
 any         running     the engine was replaced                    it runs; addresses and ports are taken again
-any         exited      it ended while nobody listened             the exit is recorded
+any         exited      it ended while nobody listened             the exit is recorded, its restart policy obeyed
+restarting  nothing     killed while it waited for its restart     it is started (engine/restart.py)
 running     nothing     the machine went down                      exited, code 255
 nothing     anything    killed between removal and its tear-down   killed and deleted
 nothing     a directory likewise, or between mkdir and commit      removed from disk; volumes too (volumes.py)
@@ -20,7 +21,7 @@ from bireme.engine.directories import Directories
 from bireme.engine.instances import Instances
 from bireme.engine.networks import Networks
 from bireme.engine.placement import Snapshots
-from bireme.engine.record import Instance
+from bireme.engine.record import Instance, RunState
 from bireme.engine.table import InstanceTable
 from bireme.engine.tidy import Tidier
 from bireme.errors import BiremeError
@@ -79,7 +80,7 @@ class Reconciler:
 
     def _agree(self, instance: Instance, row: Adopted | None) -> None:
         state = instance.state
-        if row is not None and (row.running or (row.exit is not None and not state.settled)):
+        if row is not None and (row.running or _is_news(row, state)):
             state.status = Status.PAUSED if row.paused else Status.RUNNING
             state.pid, state.started_at_ns = row.pid, row.started_at_ns
             state.settled = False
@@ -112,6 +113,11 @@ class Reconciler:
         for name in {*self._directories.names(), *active}:
             if self._table.get(name) is None:
                 self._tidier.add_files(name)
+
+
+def _is_news(row: Adopted, state: RunState) -> bool:
+    """Whether an exit is one that was never stored: of the run that was, or of one that was begun since."""
+    return row.exit is not None and (not state.settled or row.started_at_ns > state.started_at_ns)
 
 
 async def _gone(driver: Driver, identity: InstanceId) -> None:

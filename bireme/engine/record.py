@@ -14,6 +14,23 @@ from bireme.instance.state import Status
 WaitCondition = Literal["not-running", "next-exit", "removed"]
 
 
+class Probe(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of a health check: `exit_code` is -1 when it could not be run or took too long."""
+
+    start_ns: int
+    end_ns: int
+    exit_code: int
+    output: str
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """What the health check found: `failing` probes in a row, the last few in `log`."""
+
+    status: Literal["starting", "healthy", "unhealthy"] = "starting"
+    failing: int = 0
+    log: tuple[Probe, ...] = ()
+
+
 class RunState(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What changes while an instance lives; stored after each change, without fsync."""
 
@@ -28,6 +45,9 @@ class RunState(msgspec.Struct, kw_only=True, omit_defaults=True):
     endpoints: tuple[Endpoint, ...] = ()
     ports: tuple[PortMapping, ...] = ()
     settled: bool = True
+    stopped_by_hand: bool = False
+    """A user ended it, or tried to: `unless-stopped` leaves it alone until a user starts it."""
+    health: Health | None = None
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +110,11 @@ class Instance:
         return self.state.status in (Status.RUNNING, Status.PAUSED)
 
     @property
+    def active(self) -> bool:
+        """Running as Docker means it: it has a process, or will have one again without anybody's doing."""
+        return self.state.status in (Status.RUNNING, Status.PAUSED, Status.RESTARTING)
+
+    @property
     def pid(self) -> int:
         return self.state.pid
 
@@ -116,6 +141,11 @@ class Instance:
     @property
     def restart_count(self) -> int:
         return self.state.restart_count
+
+    @property
+    def health(self) -> Health | None:
+        """None without a health check."""
+        return self.state.health
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -152,7 +182,7 @@ class Instance:
     def wait(self, condition: WaitCondition) -> asyncio.Future[ExitStatus]:
         """A future for the condition, registered at once."""
         future: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
-        if condition == "not-running" and not self.running:
+        if condition == "not-running" and not self.active:
             future.set_result(self.exit_status())
         elif condition == "removed":
             self.remove_waiters = [*(self.remove_waiters or ()), future]

@@ -157,6 +157,10 @@ class InstanceTable:
         await asyncio.wrap_future(self._store.submit([statement]))
         instance.definition = definition
 
+    async def store(self, instance: Instance) -> None:
+        """Write this instance's run state durably, before the answer to a user."""
+        await asyncio.wrap_future(self._store.submit(self._updates([instance])))
+
     def mark(self, instance: Instance) -> None:
         """Write this instance's run state soon, together with others."""
         self._dirty[instance.id] = instance

@@ -207,6 +207,10 @@ class Exec(Protocol):
 
     async def exec_resize(self, exec_id: ExecId, rows: int, columns: int) -> None: ...
 
+    async def exec_signal(self, exec_id: ExecId, number: int) -> None:
+        """Send a signal to the process of an exec; Conflict when it does not run."""
+        ...
+
 
 @runtime_checkable
 class Console(Protocol):

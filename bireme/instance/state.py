@@ -5,11 +5,16 @@ where Docker answers 304); a test walks all pairs.
 
               create          start            pause
     (nothing) ------> created ------> running -------> paused
-                         |            |  ^  ^----------  |
-                         |       exit |  | start  resume | exit
-                         |            v  |               |
-                         |           exited <------------'
+                         |          | |  ^  ^----------  | |
+                         |          | |  | start  resume | |
+                         |     exit | |  |               | | back_off
+                         |          | `--|---> restarting <-'
+                         |          |    |<--------' | exit (stopped, or cannot be started)
+                         |          v    | restart   |
+                         |         exited <----------' <---- exit of a paused one
                          `---- remove ----|---- remove --> (nothing)
+
+A restarting instance has no process: it waits until its restart policy starts it again.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ class Status(StrEnum):
     CREATED = "created"
     RUNNING = "running"
     PAUSED = "paused"
+    RESTARTING = "restarting"
     EXITED = "exited"
     REMOVING = "removing"
     DEAD = "dead"
@@ -31,6 +37,8 @@ class Status(StrEnum):
 class Verb(StrEnum):
     START = "start"
     EXIT = "exit"
+    BACK_OFF = "back_off"
+    RESTART = "restart"
     PAUSE = "pause"
     RESUME = "resume"
     REMOVE = "remove"
@@ -42,6 +50,10 @@ TRANSITIONS: dict[tuple[Status, Verb], Status] = {
     (Status.EXITED, Verb.START): Status.RUNNING,
     (Status.RUNNING, Verb.EXIT): Status.EXITED,
     (Status.PAUSED, Verb.EXIT): Status.EXITED,
+    (Status.RUNNING, Verb.BACK_OFF): Status.RESTARTING,
+    (Status.PAUSED, Verb.BACK_OFF): Status.RESTARTING,
+    (Status.RESTARTING, Verb.RESTART): Status.RUNNING,
+    (Status.RESTARTING, Verb.EXIT): Status.EXITED,
     (Status.RUNNING, Verb.PAUSE): Status.PAUSED,
     (Status.PAUSED, Verb.RESUME): Status.RUNNING,
     (Status.CREATED, Verb.REMOVE): Status.REMOVING,
@@ -50,7 +62,7 @@ TRANSITIONS: dict[tuple[Status, Verb], Status] = {
     (Status.REMOVING, Verb.FAIL_REMOVE): Status.DEAD,
 }
 
-UNCHANGED: frozenset[tuple[Status, Verb]] = frozenset({(Status.RUNNING, Verb.START)})
+UNCHANGED: frozenset[tuple[Status, Verb]] = frozenset({(Status.RUNNING, Verb.START), (Status.RESTARTING, Verb.START)})
 
 _PAUSED_START = "cannot start a paused container, try unpause instead"
 
@@ -70,15 +82,16 @@ def _refusal(status: Status, verb: Verb, name: str) -> str:
         return _PAUSED_START
     if verb is Verb.START:
         return "container is marked for removal and cannot be started"
+    if verb is Verb.PAUSE and status is Status.RESTARTING:
+        return f"Container {name} is restarting, wait until the container is running"
     if verb is Verb.PAUSE:
         return f"container {name} is already paused" if status is Status.PAUSED else f"container {name} is not running"
     if verb is Verb.RESUME:
         return f"container {name} is not paused"
-    if verb is Verb.REMOVE and status in (Status.RUNNING, Status.PAUSED):
-        shown = "paused" if status is Status.PAUSED else "running"
+    if verb is Verb.REMOVE and status in (Status.RUNNING, Status.PAUSED, Status.RESTARTING):
         remedy = "unpause and then stop" if status is Status.PAUSED else "stop"
         return (
-            f'cannot remove container "{name}": container is {shown}: '
+            f'cannot remove container "{name}": container is {status}: '
             f"{remedy} the container before removing or force remove"
         )
     if verb is Verb.REMOVE:

@@ -188,6 +188,22 @@ class DriverContract:
 
         self.drive(scenario)
 
+    def test_a_signal_to_an_exec(self) -> None:
+        async def scenario(h: Harness) -> None:
+            driver = h.driver
+            if not isinstance(driver, Exec):
+                return
+            placement = await h.running()
+            number = ExecId("d" * 64)
+            process = ProcessSpec(args=("sleep", "1000"))
+            started = await driver.exec(placement.id, placement.spec, number, process, False)
+            await driver.exec_signal(number, 9)
+            assert (await driver.exec_wait(number)).code == 137
+            await driver.exec_detach(number, started.streams)
+            await h.finish(placement)
+
+        self.drive(scenario)
+
     def test_attach_before_start_sees_everything(self) -> None:
         async def scenario(h: Harness) -> None:
             driver = h.driver

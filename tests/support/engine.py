@@ -22,7 +22,7 @@ from bireme.engine.volumes import Volumes
 from bireme.engine.watch import FileWatcher
 from bireme.errors import NotFound
 from bireme.instance.driver import RootFilesystem
-from bireme.instance.spec import InstanceSpec, NetworkRequest, ProcessSpec
+from bireme.instance.spec import HealthCheck, InstanceSpec, NetworkRequest, ProcessSpec
 from bireme.network.portmap import ReservedSocket
 from bireme.storage.db import Database
 from bireme.storage.snapshot import SnapshotInfo
@@ -42,6 +42,7 @@ class FakeImage:
     exposed_ports: Sequence[str] = ()
     labels: dict[str, str] = field(default_factory=lambda: {"from": "image"})
     volumes: Sequence[str] = ()
+    health: HealthCheck | None = None
 
 
 class FakeImages:
@@ -93,7 +94,7 @@ class FakeEngine:
         self.directories = Directories(f"{root}/instances")
         self.tidier = Tidier(self.directories, lambda: snapshots, self.tasks)
         self.table = InstanceTable(self.database, self.directories, lambda batch: self.instances.stored(batch))
-        drivers = {"container": driver}
+        drivers = self.drivers = {"container": driver}
         self.networks = Networks(None, _hold, _drop)
         self.instances = Instances(
             self.table,
@@ -135,8 +136,10 @@ class FakeEngine:
     async def open(self) -> None:
         self.table.load()
         await self.reconciler.run()
+        self.instances.policies.open()
 
     async def close(self) -> None:
+        self.instances.policies.close()
         await self.tidier.finish()
         await self.table.flush()
         await self.tasks.close()

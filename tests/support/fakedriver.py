@@ -143,7 +143,8 @@ class FakeDriver:
         os.close(out_w)
         os.close(err_w)
         done: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
-        done.set_result(ExitStatus(code=_ends_with(process.args) or 0, finished_at_ns=time.time_ns()))
+        if process.args[0] != "sleep":
+            done.set_result(ExitStatus(code=_ends_with(process.args) or 0, finished_at_ns=time.time_ns()))
         self._execs[exec_id] = done
         return ExecStarted(pid=self._new().pid, streams=Streams(stdout=out, stderr=err))
 
@@ -160,6 +161,14 @@ class FakeDriver:
     async def exec_resize(self, exec_id: ExecId, rows: int, columns: int) -> None:
         if exec_id not in self._execs:
             raise NotFound(f"no exec {exec_id}")
+
+    async def exec_signal(self, exec_id: ExecId, number: int) -> None:
+        done = self._execs.get(exec_id)
+        if done is None:
+            raise NotFound(f"no exec {exec_id}")
+        if done.done():
+            raise Conflict(f"exec {exec_id} is not running")
+        done.set_result(ExitStatus(code=128 + number, signal=number, finished_at_ns=time.time_ns()))
 
     async def attach(self, instance: InstanceId, *, stdout: bool, stderr: bool) -> int:
         reader, writer = os.pipe()

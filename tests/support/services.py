@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from bireme.engine.events import Event, Events
-from bireme.engine.record import Definition
+from bireme.engine.record import Definition, Health
 from bireme.engine.signals import parse_signal
 from bireme.engine.sizes import InstanceSize, LayerUse
 from bireme.engine.system import HostFacts, Info, Version
@@ -38,7 +38,7 @@ from bireme.instance.driver import (
     Streams,
 )
 from bireme.instance.logs import LogQuery, LogRecord
-from bireme.instance.spec import ExecId, InstanceId, InstanceSpec, Limits, ProcessSpec
+from bireme.instance.spec import ExecId, InstanceId, InstanceSpec, Limits, ProcessSpec, RestartPolicy
 from bireme.instance.state import Status, Verb, apply
 from bireme.wire.stdcopy import frame
 
@@ -86,6 +86,7 @@ class FakeInstance:
         self.started_at_ns = 0
         self.finished_at_ns = 0
         self.restart_count = 0
+        self.health: Health | None = None
         self.endpoints: tuple[Endpoint, ...] = ()
         self.ports: tuple[PortMapping, ...] = ()
         self.log_path = ""
@@ -110,6 +111,10 @@ class FakeInstance:
     @property
     def running(self) -> bool:
         return self.status in (Status.RUNNING, Status.PAUSED)
+
+    @property
+    def active(self) -> bool:
+        return self.running or self.status is Status.RESTARTING
 
     def exit_status(self) -> ExitStatus:
         return ExitStatus(code=self.exit_code, finished_at_ns=self.finished_at_ns, error=self.error)
@@ -249,10 +254,10 @@ class FakeInstances:
     async def rename(self, reference: str, name: str) -> None:
         self.find(reference).name = name
 
-    async def update(self, reference: str, limits: Limits) -> None:
+    async def update(self, reference: str, limits: Limits, restart: RestartPolicy | None) -> None:
         instance = self.find(reference)
         instance.definition = msgspec.structs.replace(
-            instance.definition, spec=msgspec.structs.replace(instance.spec, limits=limits)
+            instance.definition, spec=msgspec.structs.replace(instance.spec, limits=limits, restart=restart)
         )
 
     def publish(self, instance: FakeInstance, action: str, **more: str) -> None:

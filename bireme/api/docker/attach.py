@@ -72,6 +72,8 @@ async def join(services: Services, request: Request, wanted: Streamed, *, half_c
     instance = services.instances.find(request.params[0])
     if instance.status is Status.PAUSED:
         raise Conflict(f"container {request.params[0]} is paused, unpause the container before attach")
+    if instance.status is Status.RESTARTING:
+        raise Conflict(f"Container {request.params[0]} is restarting, wait until the container is running")
     spec = instance.spec
     terminal = spec.process.terminal
     stdout, stderr = wanted.stdout, wanted.stderr
@@ -176,6 +178,8 @@ def _check_runs(services: Services, record: Exec) -> None:
     instance = services.instances.find(record.instance_id)
     if instance.status is Status.PAUSED:
         raise Conflict(f"Container {instance.id} is paused, unpause the container before exec", subject=instance.id)
+    if instance.status is Status.RESTARTING:
+        raise Conflict(f"Container {instance.id} is restarting, wait until the container is running")
     if not instance.running:
         raise Conflict(f"container {instance.id} is not running", subject=instance.id)
 

@@ -8,6 +8,7 @@ from typing import Any
 from bireme.api.docker.listing import image_id
 from bireme.api.docker.mountpoints import mount_points
 from bireme.api.docker.networking import networks_of, port_map
+from bireme.api.docker.policies import check_document, health_document, restart_document
 from bireme.api.docker.resources import CPU_PERIOD_US
 from bireme.api.docker.services import Instance
 from bireme.api.docker.times import format_time
@@ -26,7 +27,6 @@ _HOST_DEFAULTS: Shown = {
     "LogConfig": {"Type": "json-file", "Config": {}},
     "NetworkMode": "bridge",
     "PortBindings": {},
-    "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
     "AutoRemove": False,
     "VolumeDriver": "",
     "VolumesFrom": None,
@@ -130,11 +130,11 @@ def instance_document(instance: Instance, execs: Sequence[str], storage: str, ve
 
 def state(instance: Instance) -> Shown:
     status = instance.status
-    return {
+    shown: Shown = {
         "Status": status.value,
-        "Running": instance.running,
+        "Running": instance.active,
         "Paused": status is Status.PAUSED,
-        "Restarting": False,
+        "Restarting": status is Status.RESTARTING,
         "OOMKilled": instance.oom_killed,
         "Dead": status is Status.DEAD,
         "Pid": instance.pid if instance.running else 0,
@@ -143,6 +143,9 @@ def state(instance: Instance) -> Shown:
         "StartedAt": format_time(instance.started_at_ns),
         "FinishedAt": format_time(0 if status is Status.CREATED else instance.finished_at_ns),
     }
+    if instance.health is not None:
+        shown["Health"] = health_document(instance.health)
+    return shown
 
 
 def config(instance: Instance, version: int) -> Shown:
@@ -172,7 +175,10 @@ def config(instance: Instance, version: int) -> Shown:
     }
     if spec.exposed_ports:
         shown["ExposedPorts"] = {port: {} for port in spec.exposed_ports}
-    for name in ("Healthcheck", "NetworkDisabled", "StopTimeout", "Shell"):
+    check = check_document(spec.health)
+    if check is not None:
+        shown["Healthcheck"] = check
+    for name in ("NetworkDisabled", "StopTimeout", "Shell"):
         if name in kept:
             shown[name] = kept[name]
     if spec.stop_signal and spec.stop_signal != "SIGTERM":
@@ -194,7 +200,7 @@ def host_config(spec: InstanceSpec) -> Shown:
         empty = {"HostIp": "", "HostPort": ""}
         shown["PortBindings"] = {port: [{**empty, **one} for one in many or [{}]] for port, many in bindings.items()}
     shown["LogConfig"] = {**_HOST_DEFAULTS["LogConfig"], **asked.get("LogConfig", {})}
-    shown["RestartPolicy"] = {**_HOST_DEFAULTS["RestartPolicy"], **asked.get("RestartPolicy", {})}
+    shown["RestartPolicy"] = restart_document(spec.restart)
     shown["NetworkMode"] = spec.network.name
     if spec.isolation != "container" and not asked.get("Isolation"):
         shown["Isolation"] = spec.isolation

@@ -11,6 +11,7 @@ import msgspec
 from bireme.api.docker.filters import Filters
 from bireme.api.docker.mountpoints import mount_points
 from bireme.api.docker.networking import network_id, networks_of, port_list
+from bireme.api.docker.policies import HEALTH_WORDS, health_word
 from bireme.api.docker.services import Image, Images, Instance
 from bireme.api.docker.sizes import human_duration
 from bireme.engine.sizes import InstanceSize
@@ -36,7 +37,12 @@ def status_text(instance: Instance, now_ns: int) -> str:
     status = instance.status
     if status in (Status.RUNNING, Status.PAUSED):
         text = "Up " + human_duration((now_ns - instance.started_at_ns) / 1e9)
-        return f"{text} (Paused)" if status is Status.PAUSED else text
+        if status is Status.PAUSED:
+            return f"{text} (Paused)"
+        health = instance.health
+        if health is None:
+            return text
+        return f"{text} (health: starting)" if health.status == "starting" else f"{text} ({health.status})"
     if status is Status.REMOVING:
         return "Removal In Progress"
     if status is Status.DEAD:
@@ -44,7 +50,8 @@ def status_text(instance: Instance, now_ns: int) -> str:
     if not instance.started_at_ns or status is Status.CREATED:
         return "Created"
     ago = human_duration((now_ns - instance.finished_at_ns) / 1e9)
-    return f"Exited ({instance.exit_code}) {ago} ago"
+    word = "Restarting" if status is Status.RESTARTING else "Exited"
+    return f"{word} ({instance.exit_code}) {ago} ago"
 
 
 def command_text(args: tuple[str, ...]) -> str:
@@ -96,7 +103,7 @@ class Lister:
         return b"[" + b",".join(map(self._encoded, instances)) + b"]"
 
     def _encoded(self, instance: Instance) -> bytes:
-        spec = instance.spec
+        spec, health = instance.spec, instance.health
         made_from = (
             spec,
             instance.name,
@@ -105,6 +112,8 @@ class Lister:
             instance.endpoints,
             self._image_name(spec),
             self._version,
+            health and health.status,
+            health and health.failing,
         )
         body = self._cache.get(instance, made_from)
         if body is None:
@@ -141,7 +150,11 @@ class Lister:
             "Mounts": mount_points(spec) if spec.mounts else [],
         }
         if self._version >= 52:
-            row["Health"] = {"Status": "none", "FailingStreak": 0}
+            health = instance.health
+            row["Health"] = {
+                "Status": "none" if health is None else health.status,
+                "FailingStreak": 0 if health is None else health.failing,
+            }
         return row
 
     def _image_name(self, spec: InstanceSpec) -> str:
@@ -173,7 +186,7 @@ def select(
     everything = everything or limit > 0 or bool(filters.get("status"))
     shown = 0
     for instance in ordered[first:last]:
-        if not everything and not instance.running:
+        if not everything and not instance.active:
             continue
         if all(condition(instance) for condition in keep):
             if limit > 0 and shown == limit:
@@ -220,7 +233,7 @@ def _conditions(filters: Filters, images: Images) -> list[Keep]:
     if filters.get("isolation"):
         keep.append(lambda i: filters.exact("isolation", i.spec.isolation))
     if filters.get("health"):
-        keep.append(lambda _: filters.exact("health", "none"))
+        keep.append(_by_health(filters))
     if "is-task" in filters and filters.boolean("is-task", False):
         keep.append(lambda _: False)
     if filters.get("publish") or filters.get("expose"):
@@ -235,13 +248,20 @@ def _by_status(filters: Filters) -> Keep:
     return lambda i: filters.exact("status", i.status.value)
 
 
+def _by_health(filters: Filters) -> Keep:
+    for value in filters.get("health"):
+        if value not in HEALTH_WORDS:
+            raise Invalid(f"Unrecognised filter value for health: {value}", subject=value)
+    return lambda i: filters.exact("health", health_word(i))
+
+
 def _by_exit(filters: Filters) -> Keep:
     codes = set()
     for value in filters.get("exited"):
         if not value.removeprefix("-").isdigit():
             raise Invalid(f"invalid filter 'exited={value}'", subject=value)
         codes.add(int(value[:12]))
-    return lambda i: i.exit_code in codes and not i.running and bool(i.started_at_ns)
+    return lambda i: i.exit_code in codes and not i.active and bool(i.started_at_ns)
 
 
 def _by_ancestor(filters: Filters, images: Images) -> Keep:

@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from bireme.engine.events import Event
-from bireme.engine.record import Definition
+from bireme.engine.record import Definition, Health
 from bireme.engine.sizes import InstanceSize, LayerUse
 from bireme.engine.system import Info, Version
 from bireme.engine.tasks import TaskGroup
 from bireme.instance.driver import Endpoint, ExitStatus, PortMapping, ProcessRow, Stat, Streams
 from bireme.instance.logs import LogQuery, LogRecord
-from bireme.instance.spec import ExecId, InstanceId, InstanceSpec, Limits, ProcessSpec
+from bireme.instance.spec import ExecId, InstanceId, InstanceSpec, Limits, ProcessSpec, RestartPolicy
 from bireme.instance.state import Status
 
 Emit = Callable[[Mapping[str, Any]], None]
@@ -36,6 +36,10 @@ class Instance(Protocol):
     def status(self) -> Status: ...
     @property
     def running(self) -> bool: ...
+    @property
+    def active(self) -> bool: ...
+    @property
+    def health(self) -> Health | None: ...
     @property
     def pid(self) -> int: ...
     @property
@@ -80,7 +84,7 @@ class Instances(Protocol):
     async def resume(self, reference: str) -> None: ...
     async def remove(self, reference: str, force: bool = ..., volumes: bool = ...) -> None: ...
     async def rename(self, reference: str, name: str) -> None: ...
-    async def update(self, reference: str, limits: Limits) -> None: ...
+    async def update(self, reference: str, limits: Limits, restart: RestartPolicy | None) -> None: ...
 
 
 class Consoles(Protocol):

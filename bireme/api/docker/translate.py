@@ -15,6 +15,7 @@ import msgspec
 from bireme.api.docker.bodies import ContainerConfig, CreateRequest, ExecCreateRequest, HostConfig
 from bireme.api.docker.machines import disk_size_of, kernel_of
 from bireme.api.docker.mounts import check_anonymous, check_volumes_from, mounts_of
+from bireme.api.docker.policies import health_of, restart_of
 from bireme.api.docker.ports import exposed_ports_of, network_of, ports_of
 from bireme.api.docker.resources import devices_of, limits_of, ulimits_of
 from bireme.api.docker.security import namespaces_of, security_of
@@ -44,7 +45,6 @@ _RUNTIMES: dict[str, Isolation] = {
     "qemu": "qemu",
     "xen": "xen",
 }
-_RESTART = ("no", "always", "on-failure", "unless-stopped")
 _LOG_OPTIONS = frozenset({"max-size", "max-file"})
 _LOG_OPTIONS_REFUSED = frozenset({"labels", "labels-regex", "env", "env-regex", "tag", "compress", "mode"})
 _CONFIG_KEPT = ("AttachStdin", "AttachStdout", "AttachStderr", "NetworkDisabled", "OnBuild", "Shell", "StopTimeout")
@@ -94,6 +94,8 @@ def spec_of(body: CreateRequest, version: int) -> tuple[InstanceSpec, list[str]]
         dns_options=tuple(host.DnsOptions),
         extra_hosts=_extra_hosts(host),
         log=_log(host),
+        restart=restart_of(host.RestartPolicy, auto_remove=host.AutoRemove),
+        health=health_of(body, version),
         cgroup_parent=host.CgroupParent,
         kernel=kernel_of(host, isolation),
         disk_size_bytes=disk_size_of(host, isolation),
@@ -156,20 +158,6 @@ def _check_config(config: ContainerConfig) -> None:
         parse_signal(config.StopSignal)
     for place in config.Volumes:
         check_anonymous(place)
-    _check_health(config)
-
-
-def _check_health(config: ContainerConfig) -> None:
-    health = config.Healthcheck
-    if health is None:
-        return
-    for name in ("Interval", "Timeout", "StartPeriod", "StartInterval"):
-        if 0 != getattr(health, name) < 10**6:
-            raise Invalid(f"{name} in Healthcheck cannot be less than 1ms")
-    if health.Retries < 0:
-        raise Invalid("Retries in Healthcheck cannot be negative")
-    if health.Test and health.Test[0] != "NONE":
-        raise Unsupported("health checks are not supported yet")
 
 
 def _check_working_dir(path: str) -> None:
@@ -184,18 +172,6 @@ def _check_environment(entries: list[str]) -> None:
 
 
 def _check_host(config: ContainerConfig, host: HostConfig) -> None:
-    policy = host.RestartPolicy
-    if policy.Name not in ("", *_RESTART):
-        shown = "', '".join(_RESTART[:3])
-        raise Invalid(
-            f"invalid restart policy: unknown policy '{policy.Name}'; use one of '{shown}', or '{_RESTART[3]}'"
-        )
-    if policy.Name not in ("", "no"):
-        if host.AutoRemove:
-            raise Invalid("can't create 'AutoRemove' container with restart policy")
-        raise Unsupported(f"restart policy {policy.Name} is not supported yet", hint="use no")
-    if policy.MaximumRetryCount and policy.Name == "no":
-        raise Invalid("invalid restart policy: maximum retry count can only be used with 'on-failure'")
     for text in host.VolumesFrom:
         check_volumes_from(text)
     driver = host.VolumeDriver
@@ -286,12 +262,9 @@ def _edge(body: CreateRequest) -> dict[str, Any]:
     config = {name: value for name in _CONFIG_KEPT if (value := getattr(body, name))}
     if body.StopTimeout is not None:
         config["StopTimeout"] = body.StopTimeout
-    if body.Healthcheck is not None:
-        config["Healthcheck"] = msgspec.to_builtins(body.Healthcheck)
     host: dict[str, Any] = msgspec.to_builtins(body.HostConfig)
     host = {k: v for k, v in host.items() if v not in ({}, []) or k in ("MaskedPaths", "ReadonlyPaths")}
-    if host.get("RestartPolicy") == {"Name": "no"}:
-        del host["RestartPolicy"]
+    host.pop("RestartPolicy", None)
     if host.get("LogConfig") == {"Type": "json-file"}:
         del host["LogConfig"]
     for name, usual in (

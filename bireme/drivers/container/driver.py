@@ -115,6 +115,9 @@ class ContainerDriver(SupervisedDriver):
     async def exec_resize(self, exec_id: ExecId, rows: int, columns: int) -> None:
         await self._supervisor.retried("exec_resize", exec_id=exec_id, rows=rows, cols=columns)
 
+    async def exec_signal(self, exec_id: ExecId, number: int) -> None:
+        await self._supervisor.retried("exec_signal", exec_id=exec_id, signum=number)
+
     # Pause, Processes, Explain, Update
 
     async def pause(self, instance: InstanceId) -> None:

@@ -250,6 +250,9 @@ class MicrovmDriver(SupervisedDriver):
     async def exec_resize(self, exec_id: ExecId, rows: int, columns: int) -> None:
         await self._execs.control(exec_id).call("exec_resize", exec_id=exec_id, rows=rows, cols=columns)
 
+    async def exec_signal(self, exec_id: ExecId, number: int) -> None:
+        await self._execs.control(exec_id).call("exec_signal", exec_id=exec_id, number=number)
+
     # Console: as for containers, and the terminal inside is the one that counts
 
     async def resize(self, instance: InstanceId, rows: int, columns: int) -> None:

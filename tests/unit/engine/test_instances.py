@@ -205,7 +205,7 @@ def test_rename_and_update(tmp_path: pathlib.Path) -> None:
         assert e.instances.find("three").name == "three"
         with pytest.raises(NotFound):
             e.instances.find("one")
-        await e.instances.update("three", Limits(memory_bytes=1 << 24))
+        await e.instances.update("three", Limits(memory_bytes=1 << 24), None)
         assert e.instances.find("three").spec.limits == Limits(memory_bytes=1 << 24)
 
     drive(tmp_path, scenario)

@@ -16,6 +16,7 @@ from bireme.api.docker.inspect import instance_document
 from bireme.api.docker.logs import log_stream
 from bireme.api.docker.parameters import flag, integer
 from bireme.api.docker.platforms import check_platform
+from bireme.api.docker.policies import updated_restart
 from bireme.api.docker.resources import updated_limits
 from bireme.api.docker.services import Instance, Services, WaitCondition
 from bireme.api.docker.stats import stats
@@ -165,10 +166,9 @@ class Containers:
     async def update(self, request: Request) -> Answer:
         instance = self._find(request)
         body = await read_body(request, UpdateRequest)
-        if body.RestartPolicy.Name not in ("", "no"):
-            raise Unsupported(f"restart policy {body.RestartPolicy.Name} is not supported yet", hint="use no")
         limits = updated_limits(instance.spec.limits, body)
-        await self._instances.update(instance.id, limits)
+        restart = updated_restart(instance.spec, body.RestartPolicy)
+        await self._instances.update(instance.id, limits, restart)
         return json({"Warnings": []})
 
     async def prune(self, request: Request) -> Answer:
@@ -179,7 +179,7 @@ class Containers:
         for instance in self._instances.all():
             labels = instance.spec.labels
             unwanted = any(_has(labels, part) for part in filters.get("label!"))
-            if instance.running or unwanted or not filters.labels("label", labels):
+            if instance.active or unwanted or not filters.labels("label", labels):
                 continue
             if until_ns and instance.created_at_ns >= until_ns:
                 continue

@@ -7,6 +7,7 @@ import json
 from bireme.api.docker.bodies import CreateRequest
 from bireme.api.docker.listing import Lister, RowCache, command_text, status_text
 from bireme.api.docker.translate import spec_of
+from bireme.engine.record import Health
 from bireme.instance.driver import PortMapping
 from bireme.instance.state import Status
 from tests.support.services import IMAGE_ID, FakeInstance, FakeServices
@@ -31,6 +32,22 @@ def test_status() -> None:
         (
             {"status": Status.EXITED, "started_at_ns": 1, "finished_at_ns": 880 * SECOND, "exit_code": 3},
             "Exited (3) 2 minutes ago",
+        ),
+        (
+            {"status": Status.RESTARTING, "started_at_ns": 1, "finished_at_ns": 997 * SECOND, "exit_code": 1},
+            "Restarting (1) 3 seconds ago",
+        ),
+        (
+            {"status": Status.RUNNING, "started_at_ns": 995 * SECOND, "health": Health()},
+            "Up 5 seconds (health: starting)",
+        ),
+        (
+            {"status": Status.RUNNING, "started_at_ns": 995 * SECOND, "health": Health(status="healthy")},
+            "Up 5 seconds (healthy)",
+        ),
+        (
+            {"status": Status.PAUSED, "started_at_ns": 995 * SECOND, "health": Health(status="unhealthy")},
+            "Up 5 seconds (Paused)",
         ),
         ({"status": Status.REMOVING}, "Removal In Progress"),
         ({"status": Status.DEAD}, "Dead"),
@@ -62,4 +79,6 @@ def test_rows_follow_what_they_show() -> None:
     assert second["Ports"] == [{"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"}]
     made.name = "two"
     assert row()["Names"] == ["/two"]
+    made.health = Health(status="healthy")
+    assert str(row()["Status"]).endswith(" (healthy)")
     assert IMAGE_ID in services.images.held

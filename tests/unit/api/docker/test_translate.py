@@ -184,9 +184,6 @@ def test_invalid(host: dict[str, Any], config: dict[str, Any], message: str) -> 
 @pytest.mark.parametrize(
     ("host", "config", "named"),
     [
-        ({}, {"Healthcheck": {"Test": ["CMD", "true"]}}, "health checks"),
-        ({"RestartPolicy": {"Name": "always"}}, {}, "restart policy always"),
-        ({"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}}, {}, "restart policy on-failure"),
         ({"Links": ["a:b"]}, {}, "links"),
         ({"StorageOpt": {"size": "1g"}}, {}, "storage options are not supported: size"),
         ({"DeviceCgroupRules": ["c 1:1 r"]}, {}, "DeviceCgroupRules"),
