@@ -148,37 +148,6 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_files: int = 1
 
 
-class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """When an instance that ended is started again; no policy is None. `retries` is for on-failure, 0 is no limit."""
-
-    name: Literal["always", "unless-stopped", "on-failure"]
-    retries: int = 0
-
-
-class HealthCheck(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A command that tells whether an instance works; 0 stands for the default (engine/health.py)."""
-
-    test: tuple[str, ...] = ()
-    """NONE; CMD and its arguments; CMD-SHELL and a line for `shell`. Empty: as the image says."""
-    interval_ns: int = 0
-    timeout_ns: int = 0
-    start_period_ns: int = 0
-    start_interval_ns: int = 0
-    retries: int = 0
-    shell: tuple[str, ...] = ()
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        """What runs inside; empty when nothing is to be checked."""
-        match self.test:
-            case ("CMD", *words):
-                return tuple(words)
-            case ("CMD-SHELL", *words):
-                return (*(self.shell or ("/bin/sh", "-c")), *words)
-            case _:
-                return ()
-
-
 class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The definition committed at create; never changes afterwards except by update and rename."""
 
@@ -223,8 +192,6 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     dns_options: tuple[str, ...] = ()
     extra_hosts: tuple[str, ...] = ()
     log: LogConfig = LogConfig()
-    restart: RestartPolicy | None = None
-    health: HealthCheck | None = None
     cgroup_parent: str = ""
     kernel: str = ""
     """Of a machine: name, release or id of one in the kernel store, "" for the default."""
@@ -232,6 +199,12 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Of a machine: what its writable disk can hold, 0 for the default (storage/disks.py)."""
     edge: dict[str, Any] = {}
     """What the API edge wants back at inspect (the request as it came); nobody else reads it."""
+
+    @property
+    def joins(self) -> bool:
+        """Whether it lives in a namespace of another instance."""
+        names = (self.network.name, self.namespaces.pid, self.namespaces.ipc)
+        return any(name.startswith("container:") for name in names)
 
     @property
     def uses_volumes(self) -> bool:
@@ -242,9 +215,3 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     def wants_volumes(self) -> bool:
         """Whether create has volumes to find, to make or to inherit."""
         return bool(self.volumes or self.volumes_from) or self.uses_volumes
-
-    @property
-    def joins(self) -> bool:
-        """Whether it lives in a namespace of another instance."""
-        names = (self.network.name, self.namespaces.pid, self.namespaces.ipc)
-        return any(name.startswith("container:") for name in names)

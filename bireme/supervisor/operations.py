@@ -94,8 +94,8 @@ class Operations:
         self._table.exited(instance, ended, time.time_ns())
         if slot is not None and ("pid" not in instance.namespaces or instance.joins):
             self._slots.kill_all(slot)
-        self.finish(instance)
         joining.left(instance)
+        self.finish(instance)
 
     def finish(self, instance: Instance) -> None:
         """Report an instance that has ended, once its output is where it belongs."""

@@ -151,6 +151,8 @@ def configure(placement: Placement, host: Host) -> Config:
         config["hostname"] = placement.hostname
         if spec.domainname:
             config["domainname"] = spec.domainname
+    if spec.cgroup_parent:
+        config["linux"]["cgroupsPath"] = os.path.normpath("/" + spec.cgroup_parent.lstrip("/"))
     if not _default_seccomp(spec) and (profile := seccomp_of(spec.security)) is not None:
         config["linux"]["seccomp"] = profile
     return config
@@ -164,8 +166,6 @@ def plan_exec_process(process: ProcessSpec, spec: InstanceSpec) -> ExecPlan:
     if not word and not privileged and (profile := seccomp_of(spec.security)) is not None:
         linux["seccomp"] = profile
     return plan_exec(
-    if spec.cgroup_parent:
-        config["linux"]["cgroupsPath"] = os.path.normpath("/" + spec.cgroup_parent.lstrip("/"))
         _process(process, spec, privileged), user=process.user or "0", groups=process.groups, seccomp=word, linux=linux
     )
 
@@ -213,28 +213,6 @@ def _namespaces(spec: InstanceSpec, userns: bool) -> list[Namespace]:
     return private
 
 
-def _mounts(placement: Placement, userns: bool) -> list[OciMount]:
-    """Docker's stock mounts unless one is replaced, then the etc files, then what was asked."""
-    spec = placement.spec
-    replaced = {os.path.normpath(m.target) for m in spec.mounts}
-    mounts = [m for m in defaults.default_mounts(spec.shm_size_bytes) if m["destination"] not in replaced]
-    if spec.security.privileged:
-        mounts = [_writable(m) for m in mounts]
-    for source, target in placement.files:
-        if target not in replaced:
-            mounts.append(_bind(Mount(kind="bind", source=source, target=target), userns))
-    mounts.extend(_tmpfs(m) if m.kind == "tmpfs" else _bind(m, userns) for m in spec.mounts)
-    return mounts
-
-
-def _writable(mount: OciMount) -> OciMount:
-    if mount["destination"] not in ("/sys", "/sys/fs/cgroup"):
-        return mount
-    return {**mount, "options": [o for o in mount["options"] if o != "ro"] + ["rw"]}
-
-
-def _bind(mount: Mount, userns: bool) -> OciMount:
-    kind = "rbind" if mount.recursive else "bind"
 _JOINED = "container:"
 
 
@@ -253,13 +231,43 @@ _MODES = {
 """What --KIND may be; ":" stands for another container."""
 
 
+def _mounts(placement: Placement, userns: bool) -> list[OciMount]:
+    """Docker's stock mounts unless one is replaced, then the etc files, then what was asked."""
+    spec = placement.spec
+    replaced = {os.path.normpath(m.target) for m in spec.mounts}
+    mounts = [m for m in defaults.default_mounts(spec.shm_size_bytes) if m["destination"] not in replaced]
+    if spec.namespaces.ipc not in ("", "shareable") and "/dev/shm" not in replaced:
+        mounts = [m for m in mounts if m["destination"] != "/dev/shm"] + _shared_memory(spec.namespaces.ipc)
+    if spec.security.privileged:
+        mounts = [_writable(m) for m in mounts]
+    for source, target in placement.files:
+        if target not in replaced:
+            mounts.append(_bind(Mount(kind="bind", source=source, target=target), userns))
+    mounts.extend(_tmpfs(m) if m.kind == "tmpfs" else _bind(m, userns) for m in spec.mounts)
+    return mounts
+
+
+def _shared_memory(ipc: str) -> list[OciMount]:
+    """The /dev/shm of the host or of another container goes with its IPC namespace."""
+    if ipc == "none":
+        return []
+    source = "/dev/shm" if ipc == "host" else f"{_path_of(ipc)}/dev/shm"
+    return [{"destination": "/dev/shm", "type": "bind", "source": source, "options": ["bind", "rw", "rprivate"]}]
+
+
+def _writable(mount: OciMount) -> OciMount:
+    if mount["destination"] not in ("/sys", "/sys/fs/cgroup"):
+        return mount
+    return {**mount, "options": [o for o in mount["options"] if o != "ro"] + ["rw"]}
+
+
+def _bind(mount: Mount, userns: bool) -> OciMount:
+    kind = "rbind" if mount.recursive else "bind"
     options = [kind, "ro" if mount.read_only else "rw", mount.propagation, *mount.options]
     if userns:
         options.append("ridmap" if mount.recursive else "idmap")
     return {"destination": mount.target, "type": "bind", "source": mount.source, "options": options}
 
-    if spec.namespaces.ipc not in ("", "shareable") and "/dev/shm" not in replaced:
-        mounts = [m for m in mounts if m["destination"] != "/dev/shm"] + _shared_memory(spec.namespaces.ipc)
 
 def _tmpfs(mount: Mount) -> OciMount:
     options = ["nosuid", "nodev", "noexec"]
@@ -269,14 +277,6 @@ def _tmpfs(mount: Mount) -> OciMount:
     if mount.read_only:
         options.append("ro")
     if mount.size_bytes:
-def _shared_memory(ipc: str) -> list[OciMount]:
-    """The /dev/shm of the host or of another container goes with its IPC namespace."""
-    if ipc == "none":
-        return []
-    source = "/dev/shm" if ipc == "host" else f"{_path_of(ipc)}/dev/shm"
-    return [{"destination": "/dev/shm", "type": "bind", "source": source, "options": ["bind", "rw", "rprivate"]}]
-
-
         options.append(f"size={mount.size_bytes}")
     if mount.mode is not None:
         options.append(f"mode={mount.mode:o}")
