@@ -10,8 +10,9 @@ from bireme.api.docker.parameters import flag
 from bireme.api.docker.services import Services
 from bireme.api.docker.times import format_log_time, parse_timestamp
 from bireme.api.http.message import Request, Stream
-from bireme.errors import Invalid
+from bireme.errors import Conflict, Invalid
 from bireme.instance.logs import LogQuery, LogRecord
+from bireme.instance.state import Status
 from bireme.wire.stdcopy import frame
 
 
@@ -19,6 +20,8 @@ def log_stream(services: Services, request: Request) -> Stream:
     """The log as frames (raw bytes for a terminal); what is wrong with the request is raised before the head."""
     query = _query(request)
     instance = services.instances.find(request.params[0])
+    if instance.status in (Status.REMOVING, Status.DEAD):
+        raise Conflict("can not get logs from container which is dead or marked for removal", subject=instance.name)
     terminal = instance.spec.process.terminal
     records = services.logs.read(instance.id, query)
     timestamps, details = flag(request, "timestamps"), flag(request, "details")
@@ -48,8 +51,9 @@ def _time(request: Request, name: str) -> int:
 
 
 def _tail(text: str) -> int:
-    """Everything for "all" and for whatever is no number, as dockerd."""
-    return int(text[:18]) if text.isascii() and text.isdigit() else -1
+    """Everything for "all", for whatever is no number and for negative ones, as dockerd; a plus sign may lead."""
+    digits = text[1:] if text[:1] == "+" else text
+    return int(digits[:18]) if digits.isascii() and digits.isdigit() else -1
 
 
 async def _chunks(
