@@ -148,6 +148,37 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_files: int = 1
 
 
+class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """When an instance that ended is started again; no policy is None. `retries` is for on-failure, 0 is no limit."""
+
+    name: Literal["always", "unless-stopped", "on-failure"]
+    retries: int = 0
+
+
+class HealthCheck(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A command that tells whether an instance works; 0 stands for the default (engine/health.py)."""
+
+    test: tuple[str, ...] = ()
+    """NONE; CMD and its arguments; CMD-SHELL and a line for `shell`. Empty: as the image says."""
+    interval_ns: int = 0
+    timeout_ns: int = 0
+    start_period_ns: int = 0
+    start_interval_ns: int = 0
+    retries: int = 0
+    shell: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What runs inside; empty when nothing is to be checked."""
+        match self.test:
+            case ("CMD", *words):
+                return tuple(words)
+            case ("CMD-SHELL", *words):
+                return (*(self.shell or ("/bin/sh", "-c")), *words)
+            case _:
+                return ()
+
+
 class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The definition committed at create; never changes afterwards except by update and rename."""
 
@@ -192,6 +223,8 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     dns_options: tuple[str, ...] = ()
     extra_hosts: tuple[str, ...] = ()
     log: LogConfig = LogConfig()
+    restart: RestartPolicy | None = None
+    health: HealthCheck | None = None
     cgroup_parent: str = ""
     kernel: str = ""
     """Of a machine: name, release or id of one in the kernel store, "" for the default."""
