@@ -71,9 +71,7 @@ class Sizes:
 
     async def _measure(self, instance: Instance) -> InstanceSize | None:
         """None for one that is removed before its turn, or while it is walked."""
-        if self._turn is None:
-            self._turn = asyncio.Lock()
-        async with self._turn:
+        async with self._turns():
             below = await self._below(instance)
             try:
                 written = await asyncio.to_thread(self._written, instance)
@@ -83,6 +81,12 @@ class Sizes:
                 log.warning("the size of %s cannot be told: %s", instance.name, error)
                 return InstanceSize(UNKNOWN, below)
         return InstanceSize(written, below + written) if self._there(instance) else None
+
+    def _turns(self) -> asyncio.Lock:
+        """One tree is walked at a time."""
+        if self._turn is None:
+            self._turn = asyncio.Lock()
+        return self._turn
 
     def _there(self, instance: Instance) -> bool:
         try:
@@ -117,6 +121,11 @@ class Sizes:
             size = self._committed[path] = written_bytes(path)
         return size
 
+    async def directories(self, paths: Iterable[str]) -> list[int]:
+        """The bytes of the files below each; -1 when that cannot be told."""
+        async with self._turns():
+            return [await asyncio.to_thread(_size_of, path) for path in paths]
+
     def layers(self) -> LayerUse:
         """What the layers of all images take. In memory."""
         views = self._images.all()
@@ -128,3 +137,11 @@ class Sizes:
                 users[chain_id] += 1
         shared = {v.id: sum(sizes[c] for c in v.image.chain_ids if users[c] > 1) for v in views}
         return LayerUse(sum(sizes.values()), shared)
+
+
+def _size_of(path: str) -> int:
+    try:
+        return written_bytes(path)
+    except (OSError, BiremeError) as error:
+        log.warning("the size of %s cannot be told: %s", path, error)
+        return UNKNOWN

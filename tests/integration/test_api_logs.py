@@ -54,6 +54,7 @@ def seconds(time_ns: int) -> str:
     return f"{time_ns // 10**9}.{time_ns % 10**9:09d}"
 
 
+@pytest.mark.needs_root
 @pytest.mark.parametrize(
     ("tail", "expected"),
     [

@@ -110,6 +110,25 @@ def test_disk_usage_in_sums(engine: RunningEngine, container: str) -> None:
     assert _df(engine, version="1.52")["ContainerUsage"]["Reclaimable"] == WRITTEN
 
 
+def test_volumes(engine: RunningEngine) -> None:
+    script = "head -c 5000 /dev/zero > /v/data; ln /v/data /v/again"
+    filled = engine.bireme("run", "--rm", "-v", "full:/v", "busybox", "sh", "-c", script)
+    assert filled.returncode == 0, filled.stderr
+    held = engine.bireme("create", "--name", "holder", "-v", "full:/v", "-v", "empty:/e", "busybox", "true")
+    assert held.returncode == 0, held.stderr
+    volumes = {row["Name"]: row["UsageData"] for row in _df(engine, {"type": "volume"})["Volumes"]}
+    assert volumes == {"full": {"RefCount": 1, "Size": 5000}, "empty": {"RefCount": 1, "Size": 0}}
+    engine.bireme("rm", "holder")
+    sums = _df(engine, {"type": "volume"}, "1.52")["VolumeUsage"]
+    assert sums == {"ActiveCount": 0, "TotalCount": 2, "TotalSize": 5000, "Reclaimable": 5000}
+    row = engine.bireme("system", "df").stdout.splitlines()[3]
+    assert row.split()[2:] == ["2", "0", "5kB", "5kB", "(100%)"]
+    for name in ("full", "empty"):
+        client = engine.client()
+        client.call("DELETE", f"/volumes/{name}")
+        client.close()
+
+
 def test_the_command_line(engine: RunningEngine, container: str) -> None:
     done = engine.bireme("system", "df")
     assert (done.returncode, done.stderr) == (0, "")

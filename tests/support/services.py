@@ -473,6 +473,9 @@ class FakeSizes:
         found = (self._services.instances.find(reference) for reference in references)
         return {instance.id: InstanceSize(1234, 4_001_234) for instance in found}
 
+    async def directories(self, paths: Iterable[str]) -> list[int]:
+        return [99 for _ in paths]
+
     def layers(self) -> LayerUse:
         return LayerUse(sum(i.size_bytes for i in self._services.images.all()), {})
 

@@ -96,8 +96,11 @@ def test_one_that_is_removed_meanwhile_is_left_out(tmp_path: pathlib.Path) -> No
     async def main() -> None:
         async with engine(str(tmp_path)) as e:
             identity = await create(e, tmp_path, "one")
-            measurement = asyncio.ensure_future(sizes_of(e).of([identity]))  # noqa: TID251
-            await e.instances.remove(identity)
+            sizes = sizes_of(e)
+            async with sizes._turns():
+                measurement = asyncio.ensure_future(sizes.of([identity]))  # noqa: TID251
+                await asyncio.sleep(0)
+                await e.instances.remove(identity)
             assert await measurement == {}
 
     asyncio.run(main())
@@ -109,5 +112,16 @@ def test_layers_count_once(tmp_path: pathlib.Path) -> None:
             use = sizes_of(e).layers()
             assert use.total == 123
             assert use.shared == {"one": 100, "two": 100}
+
+    asyncio.run(main())
+
+
+def test_directories(tmp_path: pathlib.Path) -> None:
+    async def main() -> None:
+        async with engine(str(tmp_path)) as e:
+            (tmp_path / "v").mkdir()
+            (tmp_path / "v" / "file").write_bytes(b"12345")
+            sizes = sizes_of(e)
+            assert await sizes.directories([str(tmp_path / "v"), str(tmp_path / "none")]) == [5, -1]
 
     asyncio.run(main())

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 import pytest
 
 from bireme.errors import Deadline
 from bireme.storage.sizing import occupied_bytes, written_bytes
+from bireme.storage.tree import empty_directory, open_directory
+
+
+@pytest.fixture
+def deep(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A directory for trees deeper than others can remove."""
+    yield tmp_path
+    directory = open_directory(str(tmp_path))
+    try:
+        assert not empty_directory(directory)
+    finally:
+        os.close(directory)
 
 
 def test_files_count_what_they_say_and_directories_nothing(tmp_path: pathlib.Path) -> None:
@@ -41,8 +54,8 @@ def test_links_are_counted_and_not_followed(tmp_path: pathlib.Path) -> None:
         written_bytes(str(upper / "out"))
 
 
-def test_depth_costs_no_descriptors(tmp_path: pathlib.Path) -> None:
-    at = os.open(tmp_path, os.O_RDONLY)
+def test_depth_costs_no_descriptors(deep: pathlib.Path) -> None:
+    at = os.open(deep, os.O_RDONLY)
     for _ in range(1000):
         os.mkdir("d", dir_fd=at)
         inner = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=at)
@@ -52,12 +65,12 @@ def test_depth_costs_no_descriptors(tmp_path: pathlib.Path) -> None:
     os.write(file, b"deep")
     os.close(file)
     os.close(at)
-    assert written_bytes(str(tmp_path)) == 4
+    assert written_bytes(str(deep)) == 4
 
 
-def test_what_lies_deeper_than_a_path_is_left_out(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "file").write_bytes(b"abc")
-    at = os.open(tmp_path, os.O_RDONLY)
+def test_what_lies_deeper_than_a_path_is_left_out(deep: pathlib.Path) -> None:
+    (deep / "file").write_bytes(b"abc")
+    at = os.open(deep, os.O_RDONLY)
     name = "n" * 250
     for _ in range(30):
         os.mkdir(name, dir_fd=at)
@@ -65,7 +78,7 @@ def test_what_lies_deeper_than_a_path_is_left_out(tmp_path: pathlib.Path) -> Non
         os.close(at)
         at = inner
     os.close(at)
-    assert written_bytes(str(tmp_path)) == 3
+    assert written_bytes(str(deep)) == 3
 
 
 def test_names_of_any_bytes(tmp_path: pathlib.Path) -> None:

@@ -15,6 +15,7 @@ from bireme.api.docker import images as shapes
 from bireme.api.docker import listing
 from bireme.api.docker.answers import json
 from bireme.api.docker.parameters import flag
+from bireme.api.docker.routes.volumes import document
 from bireme.api.docker.services import Services
 from bireme.api.http.message import Answer, Request
 from bireme.api.http.router import Router
@@ -42,11 +43,13 @@ class Usage:
         version = request.version
         wanted = _wanted(request)
         layers = self._services.sizes.layers()
-        lists: dict[str, list[Shown]] = {"volume": [], "build-cache": []}
+        lists: dict[str, list[Shown]] = {"build-cache": []}
         if "container" in wanted:
             lists["container"] = await self._containers(version)
         if "image" in wanted:
             lists["image"] = self._images(layers, version)
+        if "volume" in wanted:
+            lists["volume"] = await self._volumes()
         lists = {kind: rows for kind, rows in lists.items() if kind in wanted}
         verbose = version >= SUMS_SINCE and flag(request, "verbose")
         shown: Shown = {} if verbose else _lists(lists, layers, version)
@@ -68,6 +71,16 @@ class Usage:
             row = shapes.summary(image, users[image.id.removeprefix("sha256:")], version)
             rows.append({**row, "SharedSize": layers.shared.get(image.id, 0)})
         return sorted(rows, key=lambda row: int(row["Created"]), reverse=True)
+
+    async def _volumes(self) -> list[Shown]:
+        """Those that are plain directories, as by dockerd: what options mount lies elsewhere."""
+        volumes = self._services.volumes()
+        held = [volume for volume in volumes.all() if not volume.options]
+        sizes = await self._services.sizes.directories(volume.path for volume in held)
+        return [
+            {**document(volume), "UsageData": {"RefCount": len(volumes.users(volume.name)), "Size": size}}
+            for volume, size in zip(held, sizes, strict=True)
+        ]
 
 
 def _wanted(request: Request) -> tuple[str, ...]:
@@ -106,7 +119,9 @@ def _sums(lists: dict[str, list[Shown]], layers: LayerUse, verbose: bool) -> Sho
             total = sum(max(0, row.get("SizeRw", 0)) for row in rows)
             reclaimable = sum(max(0, row.get("SizeRw", 0)) for row in unused)
         else:
-            unused, total, reclaimable = [], 0, 0
+            usage = [row["UsageData"] for row in rows]
+            unused = [data for data in usage if not data["RefCount"]]
+            total, reclaimable = (sum(max(0, data["Size"]) for data in part) for part in (usage, unused))
         sums: Shown = {
             "ActiveCount": len(rows) - len(unused),
             "TotalCount": len(rows),
