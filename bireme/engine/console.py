@@ -10,6 +10,7 @@ from bireme.engine.instances import Instances
 from bireme.engine.record import Instance
 from bireme.errors import Conflict
 from bireme.instance.driver import Console, Explain, Processes, ProcessRow, Stat, Stats
+from bireme.instance.state import Status
 
 
 class Consoles:
@@ -56,6 +57,10 @@ class Consoles:
 
     def _running(self, reference: str) -> Instance:
         instance = self._instances.find(reference)
+        if instance.status is Status.RESTARTING:
+            raise Conflict(
+                f"Container {instance.id} is restarting, wait until the container is running", subject=instance.id
+            )
         if not instance.running:
             raise Conflict(f"container {instance.id} is not running", subject=instance.id)
         return instance

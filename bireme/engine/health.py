@@ -132,9 +132,9 @@ class Checks:
         start_ns = time.time_ns()
         try:
             code, output = await self._probe(instance, check)
-        except BiremeError as error:
-            log.warning("health check of %s: %s", instance.name, error)
-            code, output = -1, str(error)
+        except (BiremeError, OSError) as error:
+            code, output = -1, str(error) or f"timed out starting health check for container {instance.id}"
+            log.warning("health check of %s: %s", instance.name, output)
         if self._monitors.get(instance.id) is not monitor:
             return
         monitor.probing = None

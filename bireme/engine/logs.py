@@ -107,7 +107,7 @@ class Logs:
         return self._stream(instance, query)
 
     async def _stream(self, instance: Instance, query: LogQuery) -> AsyncIterator[LogRecord]:
-        follow = query.follow and instance.running
+        follow = query.follow and instance.active
         gone = instance.wait("next-exit") if follow else None
         changed = self._watcher.watch(instance.directory) if follow else None
         files = await asyncio.to_thread(LogFiles, instance.log_path, query.tail, follow)

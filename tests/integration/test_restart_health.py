@@ -94,6 +94,8 @@ def test_a_restarting_one(clean: RunningEngine) -> None:
     refused = clean.bireme("exec", "one", "true")
     assert refused.returncode == 1
     assert "is restarting, wait until the container is running" in refused.stderr
+    refused = clean.bireme("top", "one")
+    assert "is restarting, wait until the container is running" in refused.stderr
     refused = clean.bireme("rm", "one")
     assert "container is restarting: stop the container before removing or force remove" in refused.stderr
     assert ok(clean, "start", "one") == "one"
@@ -101,6 +103,14 @@ def test_a_restarting_one(clean: RunningEngine) -> None:
     shown = look(clean, "one")
     assert shown["State"]["Status"] == "exited"
     assert ok(clean, "rm", "one") == "one"
+
+
+def test_logs_are_followed_over_the_wait(clean: RunningEngine) -> None:
+    run(clean, "one", "--restart", "always", "busybox", "sh", "-c", "echo run; exit 1")
+    eventually(lambda: look(clean, "one")["RestartCount"] >= 3, within_s=30)
+    until(clean, "one", Status="restarting")
+    before = len(ok(clean, "logs", "one").split())
+    assert len(ok(clean, "logs", "-f", "one").split()) > before
 
 
 def test_update_and_addresses(clean: RunningEngine) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import pathlib
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -13,8 +15,8 @@ from bireme.engine.define import merge
 from bireme.engine.health import go_duration, judge, next_interval_ns
 from bireme.engine.record import Health, Instance, Probe
 from bireme.errors import Unsupported
-from bireme.instance.driver import Placement
-from bireme.instance.spec import HealthCheck
+from bireme.instance.driver import ExecStarted, Placement
+from bireme.instance.spec import ExecId, HealthCheck, InstanceId, InstanceSpec, ProcessSpec
 from tests.support.engine import FakeEngine, FakeImage, FakeSnapshots, engine, spec
 from tests.support.fakedriver import FakeDriver
 from tests.support.pace import patience
@@ -254,6 +256,32 @@ def test_the_next_engine_goes_on_checking(tmp_path: pathlib.Path) -> None:
             assert again.health is not None
             before = again.health.log
             await until(lambda: again.health is not None and again.health.log != before)
+
+    asyncio.run(main())
+
+
+class Exhausted(FakeDriver):
+    """Has no descriptors left for the first exec."""
+
+    failures = 1
+
+    async def exec(
+        self, instance: InstanceId, spec: InstanceSpec, exec_id: ExecId, process: ProcessSpec, stdin: bool
+    ) -> ExecStarted:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return await super().exec(instance, spec, exec_id, process, stdin)
+
+
+def test_a_probe_that_the_engine_cannot_start_is_a_failed_one(tmp_path: pathlib.Path) -> None:
+    async def main() -> None:
+        async with engine(str(tmp_path), Exhausted()) as e:
+            one = await healthy(e, "true")
+            await until(lambda: status_of(one) == "healthy")
+            assert one.health is not None
+            assert one.health.log[0].exit_code == -1
+            assert "Too many open files" in one.health.log[0].output
 
     asyncio.run(main())
 
