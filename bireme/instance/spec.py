@@ -87,6 +87,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cpuset_mems: str = ""
     pids: int = 0
     blkio_weight: int = 0
+    blkio_weight_devices: tuple[tuple[str, int], ...] = ()
     blkio_read_bps: tuple[tuple[str, int], ...] = ()
     blkio_write_bps: tuple[tuple[str, int], ...] = ()
     blkio_read_iops: tuple[tuple[str, int], ...] = ()
@@ -208,6 +209,10 @@ class InstanceSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """`ID` or `ID:ro`: instances whose binds and volumes this one has as well."""
     shm_size_bytes: int = 64 << 20
     devices: tuple[DeviceRequest, ...] = ()
+    cdi_devices: tuple[str, ...] = ()
+    """`vendor.com/class=name`, looked up when it starts."""
+    device_rules: tuple[str, ...] = ()
+    """Further rules of the devices cgroup, `c 1:3 rwm`."""
     ulimits: tuple[Ulimit, ...] = ()
     sysctls: dict[str, str] = {}
     oom_score_adj: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 
 import msgspec
 
@@ -37,6 +38,7 @@ def limits_of(asked: Resources) -> Limits:
         cpuset_mems=asked.CpusetMems,
         pids=max(asked.PidsLimit or 0, 0),
         blkio_weight=_weight(asked),
+        blkio_weight_devices=_weight_devices(asked),
         blkio_read_bps=_throttle(asked.BlkioDeviceReadBps),
         blkio_write_bps=_throttle(asked.BlkioDeviceWriteBps),
         blkio_read_iops=_throttle(asked.BlkioDeviceReadIOps),
@@ -47,7 +49,7 @@ def limits_of(asked: Resources) -> Limits:
 def updated_limits(present: Limits, asked: Resources) -> Limits:
     """`present` with what an update names; zero values leave alone."""
     _refuse_unknown(asked)
-    if asked.CgroupParent or asked.Devices or asked.Ulimits:
+    if asked.CgroupParent or asked.Devices or asked.DeviceCgroupRules or asked.DeviceRequests or asked.Ulimits:
         raise Unsupported("only limits of memory, cpu, pids and block io can be updated")
     _check_cpu(asked)
     if asked.NanoCpus and present.cpu_quota_us and present.cpu_period_us != CPU_PERIOD_US:
@@ -75,6 +77,8 @@ def updated_limits(present: Limits, asked: Resources) -> Limits:
         changes["pids"] = max(asked.PidsLimit, 0)
     if asked.BlkioWeight:
         changes["blkio_weight"] = _weight(asked)
+    if asked.BlkioWeightDevice:
+        changes["blkio_weight_devices"] = _weight_devices(asked)
     for name in ("Bps", "IOps"):
         for way in ("Read", "Write"):
             devices = getattr(asked, f"BlkioDevice{way}{name}")
@@ -102,6 +106,35 @@ def devices_of(asked: Resources) -> tuple[DeviceRequest, ...]:
     return tuple(found)
 
 
+def cdi_devices_of(asked: Resources) -> tuple[str, ...]:
+    """Names of devices that specifications on the host describe."""
+    names = [name for request in asked.DeviceRequests if request.Driver == "cdi" for name in request.DeviceIDs]
+    for name in names:
+        kind, equals, device = name.partition("=")
+        if not equals or not device or kind.count("/") != 1 or kind.startswith("/") or kind.endswith("/"):
+            raise Invalid(f"CDI device injection failed: unresolvable CDI devices {name}", subject=name)
+    return tuple(names)
+
+
+def device_rules_of(asked: Resources) -> tuple[str, ...]:
+    for rule in asked.DeviceCgroupRules:
+        if not _DEVICE_RULE.fullmatch(rule):
+            raise Invalid(f"invalid device cgroup rule format: '{rule}'", subject=rule)
+    return tuple(asked.DeviceCgroupRules)
+
+
+_DEVICE_RULE = re.compile(r"[acb] ([0-9]{1,9}|\*):([0-9]{1,9}|\*) [rwm]{1,3}")
+
+
+def _weight_devices(asked: Resources) -> tuple[tuple[str, int], ...]:
+    for device in asked.BlkioWeightDevice:
+        if not device.Path.startswith("/dev/"):
+            raise Invalid(f"bad format for device path: {device.Path}", subject=device.Path)
+        if not 10 <= device.Weight <= 1000:
+            raise Invalid(f"invalid weight for device: {device.Path}:{device.Weight}", subject=device.Path)
+    return tuple((device.Path, device.Weight) for device in asked.BlkioWeightDevice)
+
+
 def ulimits_of(asked: Resources) -> tuple[Ulimit, ...]:
     found: dict[str, Ulimit] = {}
     for limit in asked.Ulimits:
@@ -118,12 +151,8 @@ def _refuse_unknown(asked: Resources) -> None:
         raise Invalid("kernel does not support CPU real-time scheduler")
     if asked.KernelMemory or asked.KernelMemoryTCP:
         raise Unsupported("limits of kernel memory are not supported", hint="the memory limit covers it")
-    if asked.BlkioWeightDevice:
-        raise Unsupported("BlkioWeightDevice is not supported")
-    if asked.DeviceCgroupRules:
-        raise Unsupported("DeviceCgroupRules are not supported", hint="name the devices")
-    if asked.DeviceRequests:
-        first = asked.DeviceRequests[0]
+    first = next((request for request in asked.DeviceRequests if request.Driver != "cdi"), None)
+    if first is not None:
         shown = " ".join(f"[{' '.join(group)}]" for group in first.Capabilities)
         raise Unsupported(f'could not select device driver "{first.Driver}" with capabilities: [{shown}]')
     if asked.CpuCount or asked.CpuPercent:

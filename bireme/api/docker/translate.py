@@ -17,7 +17,7 @@ from bireme.api.docker.machines import disk_size_of, kernel_of
 from bireme.api.docker.mounts import check_anonymous, check_volumes_from, mounts_of
 from bireme.api.docker.policies import health_of, restart_of
 from bireme.api.docker.ports import exposed_ports_of, network_of, ports_of
-from bireme.api.docker.resources import devices_of, limits_of, ulimits_of
+from bireme.api.docker.resources import cdi_devices_of, device_rules_of, devices_of, limits_of, ulimits_of
 from bireme.api.docker.security import namespaces_of, security_of
 from bireme.api.docker.sizes import parse_size
 from bireme.engine.signals import parse_signal
@@ -79,6 +79,8 @@ def spec_of(body: CreateRequest, version: int) -> tuple[InstanceSpec, list[str]]
         volumes_from=tuple(host.VolumesFrom),
         shm_size_bytes=host.ShmSize or DEFAULT_SHM_BYTES,
         devices=devices_of(host),
+        cdi_devices=cdi_devices_of(host),
+        device_rules=device_rules_of(host),
         ulimits=ulimits_of(host),
         sysctls=_sysctls(host),
         oom_score_adj=host.OomScoreAdj,

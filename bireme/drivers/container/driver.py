@@ -49,6 +49,10 @@ class ContainerDriver(SupervisedDriver):
         self._plans.keep(placement, oci.check(placement, self._host))
 
     async def start(self, placement: Placement) -> Started:
+        if placement.spec.cdi_devices:
+            from bireme.drivers.container.cdi import inject
+
+            placement = await asyncio.to_thread(inject, placement)
         plan = self._plans.take(placement) or oci.plan_instance(placement, self._host)
         if any(mount.subpath or mount.mounted for mount in placement.spec.mounts):
             return await self._start_with_parts(placement, plan)

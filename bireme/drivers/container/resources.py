@@ -36,4 +36,16 @@ def _device_rules(spec: InstanceSpec) -> list[DeviceCgroup]:
                 "access": device.permissions,
             }
         )
+    rules.extend(_rule(text) for text in spec.device_rules)
     return rules
+
+
+def _rule(text: str) -> DeviceCgroup:
+    kind, numbers, access = text.split(" ")
+    major, _, minor = numbers.partition(":")
+    rule: DeviceCgroup = {"allow": True, "type": kind, "access": access}
+    if major != "*":
+        rule["major"] = int(major)
+    if minor != "*":
+        rule["minor"] = int(minor)
+    return rule

@@ -37,7 +37,7 @@ def _check_sharing(spec: InstanceSpec) -> None:
             raise _refused(f"--{kind} {value}", _NO_SHARING)
     if spec.network.name not in ("bridge", "none", "default"):
         raise _refused(f"--network {spec.network.name}", "use bridge or none")
-    if spec.devices:
+    if spec.devices or spec.cdi_devices or spec.device_rules:
         raise _refused("--device", _NO_SHARING)
     if spec.volumes_from:
         raise _refused("--volumes-from", _NO_SHARING)

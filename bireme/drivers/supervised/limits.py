@@ -62,6 +62,8 @@ def _cpu(limits: Limits) -> dict[str, Any]:
 
 def _block(limits: Limits) -> dict[str, Any]:
     found: dict[str, Any] = {"weight": limits.blkio_weight} if limits.blkio_weight else {}
+    if limits.blkio_weight_devices:
+        found["weightDevice"] = [{**_numbers(path), "weight": weight} for path, weight in limits.blkio_weight_devices]
     for ours, theirs in _THROTTLES:
         rows = [{**_numbers(path), "rate": rate} for path, rate in getattr(limits, ours)]
         if rows:

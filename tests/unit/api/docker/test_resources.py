@@ -6,8 +6,15 @@ import os
 
 import pytest
 
-from bireme.api.docker.bodies import Device, Resources, ThrottleDevice, Ulimit
-from bireme.api.docker.resources import devices_of, limits_of, ulimits_of, updated_limits
+from bireme.api.docker.bodies import Device, DeviceRequest, Resources, ThrottleDevice, Ulimit, WeightDevice
+from bireme.api.docker.resources import (
+    cdi_devices_of,
+    device_rules_of,
+    devices_of,
+    limits_of,
+    ulimits_of,
+    updated_limits,
+)
 from bireme.errors import Invalid, Unsupported
 from bireme.instance.spec import Limits
 
@@ -52,6 +59,33 @@ def test_everything_has_its_place() -> None:
         blkio_read_iops=(("/dev/sda", 3),),
         blkio_write_iops=(("/dev/sda", 4),),
     )
+
+
+def test_devices_by_rule_name_and_weight() -> None:
+    assert device_rules_of(Resources(DeviceCgroupRules=["c 1:3 rwm", "a *:* r"])) == ("c 1:3 rwm", "a *:* r")
+    requests = [DeviceRequest(Driver="cdi", DeviceIDs=["a.b/c=d"]), DeviceRequest(Driver="cdi", DeviceIDs=["a.b/c=e"])]
+    assert cdi_devices_of(Resources(DeviceRequests=requests)) == ("a.b/c=d", "a.b/c=e")
+    weights = [WeightDevice(Path="/dev/sda", Weight=20)]
+    assert limits_of(Resources(BlkioWeightDevice=weights)).blkio_weight_devices == (("/dev/sda", 20),)
+    assert updated_limits(Limits(), Resources(BlkioWeightDevice=weights)).blkio_weight_devices == (("/dev/sda", 20),)
+
+
+@pytest.mark.parametrize("rule", ["", "c 1:3", "x 1:3 r", "c 1:3 rwmr", "c 1:3 x", "c 1 r", "c  1:3 r", "c 1:3 r\n"])
+def test_rules_that_are_none(rule: str) -> None:
+    with pytest.raises(Invalid, match="invalid device cgroup rule format"):
+        device_rules_of(Resources(DeviceCgroupRules=[rule]))
+
+
+@pytest.mark.parametrize("name", ["a.b/c", "a.b/c=", "a.b=c", "/c=d", "a.b/=d", "a/b/c=d"])
+def test_names_that_are_none(name: str) -> None:
+    with pytest.raises(Invalid, match="unresolvable CDI devices"):
+        cdi_devices_of(Resources(DeviceRequests=[DeviceRequest(Driver="cdi", DeviceIDs=[name])]))
+
+
+@pytest.mark.parametrize(("path", "weight"), [("sda", 20), ("/dev/sda", 9), ("/dev/sda", 1001)])
+def test_weights_that_are_none(path: str, weight: int) -> None:
+    with pytest.raises(Invalid, match="device"):
+        limits_of(Resources(BlkioWeightDevice=[WeightDevice(Path=path, Weight=weight)]))
 
 
 def test_nothing_asked_is_nothing_limited() -> None:

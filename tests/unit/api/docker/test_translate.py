@@ -186,10 +186,8 @@ def test_invalid(host: dict[str, Any], config: dict[str, Any], message: str) -> 
     [
         ({"Links": ["a:b"]}, {}, "links"),
         ({"StorageOpt": {"size": "1g"}}, {}, "storage options are not supported: size"),
-        ({"DeviceCgroupRules": ["c 1:1 r"]}, {}, "DeviceCgroupRules"),
         ({"DeviceRequests": [{"Capabilities": [["gpu"]]}]}, {}, "[[gpu]]"),
         ({"KernelMemory": 1 << 30}, {}, "kernel memory"),
-        ({"BlkioWeightDevice": [{"Path": "/dev/x", "Weight": 1}]}, {}, "BlkioWeightDevice"),
         ({"SecurityOpt": ["apparmor=mine"]}, {}, "AppArmor"),
         ({"SecurityOpt": ["label=type:x"]}, {}, "SELinux"),
         ({"Cgroup": "x"}, {}, "Cgroup"),
