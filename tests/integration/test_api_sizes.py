@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -121,6 +122,11 @@ def test_volumes(engine: RunningEngine) -> None:
     engine.bireme("rm", "holder")
     sums = _df(engine, {"type": "volume"}, "1.52")["VolumeUsage"]
     assert sums == {"ActiveCount": 0, "TotalCount": 2, "TotalSize": 5000, "Reclaimable": 5000}
+    document = json.loads(engine.bireme("system", "df", "-v", "--format", "json").stdout)
+    assert [(row["Name"], row["Links"], row["Size"]) for row in document["Volumes"]] == [
+        ("empty", "0", "0B"),
+        ("full", "0", "5kB"),
+    ]
     row = engine.bireme("system", "df").stdout.splitlines()[3]
     assert row.split()[2:] == ["2", "0", "5kB", "5kB", "(100%)"]
     for name in ("full", "empty"):
@@ -142,3 +148,20 @@ def test_the_command_line(engine: RunningEngine, container: str) -> None:
     shown = json.loads(engine.bireme("system", "df", "-v", "--format", "json").stdout)
     assert [row["Names"] for row in shown["Containers"]] == ["writer"]
     assert sorted(shown) == ["BuildCache", "Containers", "Images", "Volumes"]
+
+
+@pytest.mark.needs_docker
+@pytest.mark.skipif(shutil.which("docker") is None, reason="no docker command line client")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["system", "df"],
+        ["system", "df", "--format", "json"],
+        ["system", "df", "-v", "--format", "{{json .Images}}"],
+        ["ps", "-as", "--format", "{{.Names}} {{.Size}}"],
+    ],
+)
+def test_docker_shows_the_same(engine: RunningEngine, container: str, words: list[str]) -> None:
+    theirs, ours = engine.command("docker", *words), engine.bireme(*words)
+    assert (theirs.returncode, theirs.stdout.rstrip()) == (ours.returncode, ours.stdout.rstrip())
+    assert ours.stdout

@@ -72,12 +72,16 @@ def _volume_fields() -> Fields:
         return volume.get("UsageData") or {}
 
     return {
+        "Availability": ("AVAILABILITY", lambda v: "N/A"),
         "Driver": ("DRIVER", lambda v: str(v.get("Driver") or "")),
+        "Group": ("GROUP", lambda v: "N/A"),
+        "Labels": ("LABELS", lambda v: ",".join(f"{key}={v['Labels'][key]}" for key in sorted(v.get("Labels") or {}))),
         "Links": ("LINKS", lambda v: str(data(v).get("RefCount", "N/A"))),
         "Mountpoint": ("MOUNTPOINT", lambda v: str(v.get("Mountpoint") or "")),
         "Name": ("VOLUME NAME", lambda v: str(v.get("Name") or "")),
         "Scope": ("SCOPE", lambda v: str(v.get("Scope") or "")),
         "Size": ("SIZE", lambda v: human_size(int(data(v).get("Size") or 0)) if data(v) else "N/A"),
+        "Status": ("STATUS", lambda v: "N/A"),
     }
 
 
@@ -109,25 +113,26 @@ class _Section:
         return [Row(self.fields, row).plain() for row in self.rows]
 
 
-def _sections(usage: dict[str, Any]) -> list[_Section]:
+def _sections(usage: dict[str, Any], full: bool) -> list[_Section]:
+    """`full`: ids and texts are not cut."""
     from bireme.cli.verbs.containers import container_fields
     from bireme.cli.verbs.images import image_fields, image_rows
 
-    images = [row for image in usage.get("Images") or () for row in image_rows(image, False)]
+    images = [row | {"_Digest": ""} for image in usage.get("Images") or () for row in image_rows(image, False)]
     records = usage.get("BuildCache") or []
     cache = human_size(sum(int(record.get("Size") or 0) for record in records))
     return [
         _Section(
             "Images",
             "Images space usage:",
-            image_fields(False),
+            image_fields(full),
             "Repository Tag ID CreatedSince Size SharedSize UniqueSize Containers",
             images,
         ),
         _Section(
             "Containers",
             "Containers space usage:",
-            container_fields(False),
+            container_fields(full),
             "ID Image Command LocalVolumes Size RunningFor Status Names",
             [container | {"SizeRootFs": 0} for container in usage.get("Containers") or ()],
         ),
@@ -146,14 +151,14 @@ def _sections(usage: dict[str, Any]) -> list[_Section]:
 
 def _show_each(invocation: Invocation, usage: dict[str, Any]) -> None:
     form = invocation.args["format"]
-    sections = _sections(usage)
+    sections = _sections(usage, form not in ("", "table"))
     if form in ("", "table"):
         for number, section in enumerate(sections):
             invocation.out(("\n" if number else "") + section.title + "\n")
             for line in Listing(section.fields, section.columns).lines(section.rows):
                 invocation.out(line)
         return
-    value = {section.name: section.plain() for section in sorted(sections, key=lambda section: section.name)}
+    value = {section.name: section.plain() for section in sections}
     if form == "json":
         from bireme.client.jsontext import dumps_html
 
