@@ -25,6 +25,7 @@ GROUPS = {
     "kernel": "Manage the kernels of machines",
     "network": "Manage networks",
     "system": "Manage the engine",
+    "volume": "Manage volumes",
 }
 
 ENTRIES = (
@@ -90,6 +91,11 @@ ENTRIES = (
     Entry("system df", "", "usage", "Show disk usage"),
     Entry("system events", "events", "events", "Get real time events from the server"),
     Entry("system prune", "", "prune", "Remove unused data"),
+    Entry("volume create", "", "volumes", "Create a volume"),
+    Entry("volume inspect", "", "inspect", "Display detailed information on one or more volumes"),
+    Entry("volume ls", "", "volumes", "List volumes", "list"),
+    Entry("volume prune", "", "prune", "Remove unused local volumes"),
+    Entry("volume rm", "", "volumes", "Remove one or more volumes", "remove"),
     Entry("completion", "completion", "completion", "Print the completion script of a shell"),
     Entry("help", "help", "helping", "Help about any command"),
 )

@@ -75,7 +75,8 @@ class Verb:
         self.aliases = aliases
         """All spellings, as --help lists them; empty when there is one."""
         self.complete = complete
-        """What the shell offers for positional arguments: containers, running, images, kernels, networks, contexts."""
+        """What the shell offers for positional arguments: containers, running, images, kernels, networks, volumes,
+        contexts."""
         self.details = details
         self.usage_exit = usage_exit
         """Exit code when the engine refuses (run and create: 125)."""

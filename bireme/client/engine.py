@@ -265,6 +265,17 @@ class Engine:
     def network(self, name: str, query: Query | None = None) -> dict[str, Any]:
         return dict(self.call("GET", f"/networks/{quote(name)}", query))
 
+    # -- volumes
+
+    def volumes(self, query: Query) -> list[dict[str, Any]]:
+        return list(self.call("GET", "/volumes", query).get("Volumes") or [])
+
+    def volume(self, name: str) -> dict[str, Any]:
+        return dict(self.call("GET", f"/volumes/{quote(name)}"))
+
+    def create_volume(self, body: dict[str, Any]) -> dict[str, Any]:
+        return dict(self.call("POST", "/volumes/create", None, body))
+
     # -- bireme's own
 
     def own(self, method: str, path: str, query: Query | None = None) -> Any:

@@ -338,7 +338,6 @@ def test_filters_and_formats(engine: RunningEngine) -> None:
         (("run", "-v", "/absent-on-this-host:/x:ro,nonsense", "busybox"), "nonsense"),
         (("run", "absent"), "absent"),
         (("build", "."), ""),
-        (("volume", "create", "x"), ""),
         (("swarm", "init"), ""),
     ],
 )

@@ -37,6 +37,11 @@ def gzipped(*members: bytes) -> Layer:
     return layer(*members, pack=lambda data: gzip.compress(data, 1, mtime=0))
 
 
+def layer_of(blob: bytes) -> Layer:
+    """A layer that something else saved, compressed or not."""
+    return Layer(gzip.decompress(blob) if blob[:2] == b"\x1f\x8b" else blob, blob)
+
+
 def config(layers: Sequence[Layer], **changes: Any) -> bytes:
     document = {
         "created": "2024-01-02T03:04:05Z",

@@ -20,6 +20,7 @@ _LISTS = {
     "images": "bireme images --format '{{.Repository}}:{{.Tag}}'",
     "kernels": "bireme kernel ls --format '{{.Release}}'",
     "networks": "bireme network ls --format '{{.Name}}'",
+    "volumes": "bireme volume ls -q",
 }
 
 

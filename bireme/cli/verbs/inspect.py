@@ -1,4 +1,4 @@
-"""inspect, alone and of containers, images, kernels and networks."""
+"""inspect, alone and of containers, images, kernels, networks and volumes."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def _finders(invocation: Invocation) -> dict[str, Finder]:
         "container": lambda name: engine.container(name, size),
         "image": engine.image,
         "network": engine.network,
+        "volume": engine.volume,
     }
 
 
@@ -135,5 +136,13 @@ VERBS = {
         (_FORMAT,),
         args=(1, UNLIMITED),
         complete="networks",
+    ),
+    "volume inspect": Verb(
+        _only("volume"),
+        "[OPTIONS] VOLUME [VOLUME...]",
+        "Display detailed information on one or more volumes",
+        (_FORMAT,),
+        args=(1, UNLIMITED),
+        complete="volumes",
     ),
 }

@@ -1,9 +1,10 @@
-"""container prune, image prune and system prune."""
+"""container prune, image prune, volume prune and system prune."""
 
 from __future__ import annotations
 
 import sys
 
+from bireme.cli.errors import CommandFailed
 from bireme.cli.filters import encode_filters
 from bireme.cli.option import Option, Verb
 from bireme.cli.units import human_size
@@ -57,6 +58,14 @@ def _images(invocation: Invocation, filters: list[tuple[str, str]]) -> tuple[lis
     return _section("Deleted Images:", names), int(answer.get("SpaceReclaimed") or 0)
 
 
+def _volumes(invocation: Invocation, filters: list[tuple[str, str]]) -> tuple[list[str], int]:
+    """All unused ones with --all, which system prune does not have for volumes."""
+    everything = [("all", "true")] if invocation.args["all"] and "volumes" not in invocation.args.values else []
+    answer = _ask(invocation, "volumes", [*everything, *filters])
+    names = [str(name) for name in answer.get("VolumesDeleted") or ()]
+    return _section("Deleted Volumes:", names), int(answer.get("SpaceReclaimed") or 0)
+
+
 def _section(title: str, names: list[str]) -> list[str]:
     return [title, *names, ""] if names else []
 
@@ -88,15 +97,26 @@ def prune_images(invocation: Invocation) -> int:
     return _prune(invocation, f"This will remove all {which}.", (_images,))
 
 
+def prune_volumes(invocation: Invocation) -> int:
+    which = "local volumes" if invocation.args["all"] else "anonymous local volumes"
+    return _prune(invocation, f"This will remove all {which} not used by at least one container.", (_volumes,))
+
+
 def prune_system(invocation: Invocation) -> int:
     images = (
         "all images without at least one container associated to them"
         if invocation.args["all"]
         else "all dangling images"
     )
-    doomed = ("all stopped containers", "all networks not used by at least one container", images)
+    doomed = ["all stopped containers", "all networks not used by at least one container", images]
+    steps = [_containers, _networks, _images]
+    if invocation.args["volumes"]:
+        if any(name == "until" for name, _ in invocation.args["filter"]):
+            raise CommandFailed('ERROR: The "until" filter is not supported with "--volumes"')
+        doomed.insert(2, "all anonymous volumes not used by at least one container")
+        steps.insert(1, _volumes)
     warning = "This will remove:\n" + "\n".join(f"  - {what}" for what in doomed) + "\n"
-    return _prune(invocation, warning, (_containers, _networks, _images))
+    return _prune(invocation, warning, tuple(steps))
 
 
 _FILTER = Option("filter", "filter", 'Provide filter values (e.g. "until=<timestamp>")')
@@ -117,6 +137,17 @@ VERBS = {
         (
             Option("all", "bool", "Remove all unused images not just dangling ones", "a"),
             Option("filter", "filter", 'Provide filter values (e.g. "label=<key>=<value>")'),
+            _FORCE,
+            Option("volumes", "bool", "Prune anonymous volumes"),
+        ),
+    ),
+    "volume prune": Verb(
+        prune_volumes,
+        "[OPTIONS]",
+        "Remove unused local volumes",
+        (
+            Option("all", "bool", "Remove all unused volumes, not just anonymous ones", "a"),
+            Option("filter", "filter", 'Provide filter values (e.g. "label=<label>")'),
             _FORCE,
         ),
     ),

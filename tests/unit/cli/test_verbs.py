@@ -248,7 +248,7 @@ def test_inspect(server: FakeServer, cli: Cli) -> None:
     assert cli("inspect", "--type", "foo", "web") == (
         1,
         "",
-        'unknown type: "foo": must be one of "container", "image", "network"\n',
+        'unknown type: "foo": must be one of "container", "image", "network", "volume"\n',
     )
     assert cli("inspect", "-f", "{{.Foo", "web") == (64, "", "template parsing error: template: :1: unclosed action\n")
 

@@ -139,6 +139,8 @@ def test_the_cgroup_bounds_what_the_host_gives() -> None:
         {"mounts": (Mount(kind="bind", source="/a", target="/b"),)},
         {"mounts": (Mount(kind="tmpfs", target="/b", options=("exec",)),)},
         {"mounts": (Mount(kind="tmpfs", target="/b", read_only=True),)},
+        {"mounts": (Mount(kind="volume", volume="data", target="/b"),)},
+        {"volumes_from": ("x",)},
         {"devices": (DeviceRequest(host_path="/dev/null", path="/dev/x"),)},
         {"network": NetworkRequest(name="host")},
         {"network": NetworkRequest(name="container:x")},
