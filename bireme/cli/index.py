@@ -66,10 +66,10 @@ ENTRIES = (
         "container wait", "wait", "lifecycle", "Block until one or more containers stop, then print their exit codes"
     ),
     Entry("context create", "", "context", "Create a context"),
-    Entry("context inspect", "", "context", "Display detailed information on one or more contexts"),
-    Entry("context ls", "", "context", "List contexts", "list"),
+    Entry("context inspect", "", "contexts", "Display detailed information on one or more contexts"),
+    Entry("context ls", "", "contexts", "List contexts", "list"),
     Entry("context rm", "", "context", "Remove one or more contexts", "remove"),
-    Entry("context show", "", "context", "Print the name of the current context"),
+    Entry("context show", "", "contexts", "Print the name of the current context"),
     Entry("context update", "", "context", "Update a context"),
     Entry("context use", "", "context", "Set the current docker context"),
     Entry("image history", "history", "history", "Show the history of an image"),

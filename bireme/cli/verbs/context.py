@@ -1,38 +1,34 @@
-"""context create, inspect, ls, rm, show, update and use: names for engines, in docker's own store."""
+"""context create, rm, update and use: names for engines, in docker's own store."""
 
 from __future__ import annotations
 
 import os
 
-from bireme.cli.contextstore import TLS_FILES, ContextStore, check_name, endpoint, natural, write_file
+from bireme.cli.contextstore import TLS_FILES, ContextStore, check_name, endpoint, write_file
 from bireme.cli.errors import BadValue, CommandFailed
 from bireme.cli.invocation import DEFAULT_CONTEXT, read_settings
 from bireme.cli.kinds import parse_bool
-from bireme.cli.listing import Listing
 from bireme.cli.many import each
-from bireme.cli.option import FORMAT_TABLE, FORMAT_VALUE, UNLIMITED, Option, Verb
-from bireme.client.jsontext import dumps_html, dumps_indented
+from bireme.cli.option import UNLIMITED, Option, Verb
+from bireme.client.jsontext import dumps_indented
 from bireme.client.transport import parse_host
-from bireme.errors import BiremeError, Invalid, NotFound, Unsupported
+from bireme.errors import Invalid, NotFound, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from bireme.cli.invocation import Invocation
-    from bireme.cli.listing import Field
 
-_DEFAULT_DESCRIPTION = "Current DOCKER_HOST based configuration"
-_IN_MEMORY = "<IN MEMORY>"
-_ERROR_WIDTH = 45
+DEFAULT_DESCRIPTION = "Current DOCKER_HOST based configuration"
 _KEYS = ("from", "host", "ca", "cert", "key", "skip-tls-verify")
 
 
-def _store(invocation: Invocation) -> ContextStore:
+def store_of(invocation: Invocation) -> ContextStore:
     return ContextStore(invocation.directory)
 
 
-def _default_meta(invocation: Invocation) -> dict[str, Any]:
+def default_meta(invocation: Invocation) -> dict[str, Any]:
     """The context that options and environment make up."""
     from bireme.cli.target import resolve
     from bireme.client.transport import choose_host
@@ -42,11 +38,11 @@ def _default_meta(invocation: Invocation) -> dict[str, Any]:
     return {"Name": DEFAULT_CONTEXT, "Metadata": {}, "Endpoints": endpoints}
 
 
-def _read(invocation: Invocation, name: str) -> dict[str, Any]:
-    return _default_meta(invocation) if name == DEFAULT_CONTEXT else _store(invocation).read(name)
+def read_context(invocation: Invocation, name: str) -> dict[str, Any]:
+    return default_meta(invocation) if name == DEFAULT_CONTEXT else store_of(invocation).read(name)
 
 
-def _material(invocation: Invocation, name: str) -> dict[str, bytes]:
+def material_of(invocation: Invocation, name: str) -> dict[str, bytes]:
     """The TLS files of a context."""
     if name == DEFAULT_CONTEXT:
         from bireme.cli.target import resolve
@@ -55,7 +51,7 @@ def _material(invocation: Invocation, name: str) -> dict[str, bytes]:
         _, tls = resolve(invocation, name, choose_host(invocation.option_host(), invocation.environ))
         paths = [tls.ca, tls.certificate, tls.key] if tls is not None else []
     else:
-        files = _store(invocation).tls_files(name)
+        files = store_of(invocation).tls_files(name)
         paths = [files.get(file, "") for file in TLS_FILES]
     return {file: _contents(path) for file, path in zip(TLS_FILES, paths, strict=False) if path}
 
@@ -81,7 +77,7 @@ def _asked(invocation: Invocation) -> dict[str, str]:
 def _endpoint(invocation: Invocation, asked: dict[str, str]) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The endpoint that --docker describes, and its TLS files."""
     if asked.get("from"):
-        return endpoint(_read(invocation, asked["from"])), _material(invocation, asked["from"])
+        return endpoint(read_context(invocation, asked["from"])), material_of(invocation, asked["from"])
     try:
         named = zip(TLS_FILES, ("ca", "cert", "key"), strict=True)
         material = {file: _contents(asked[key]) for file, key in named if key in asked}
@@ -115,7 +111,7 @@ def _check_host(host: str) -> None:
 
 
 def _save(invocation: Invocation, name: str, meta: dict[str, Any], material: dict[str, bytes] | None) -> None:
-    store = _store(invocation)
+    store = store_of(invocation)
     try:
         if material is not None:
             store.write_tls(name, material)
@@ -127,7 +123,7 @@ def _save(invocation: Invocation, name: str, meta: dict[str, Any], material: dic
 def create(invocation: Invocation) -> int:
     args, name = invocation.args, invocation.args.rest[0]
     check_name(name)
-    if _store(invocation).exists(name):
+    if store_of(invocation).exists(name):
         raise CommandFailed(f'context "{name}" already exists')
     asked = _asked(invocation)
     description = args["description"]
@@ -135,9 +131,9 @@ def create(invocation: Invocation) -> int:
         raise CommandFailed("bireme: --from and --docker both name an endpoint: give only one of them")
     if not asked:
         origin = args["from"] or invocation.context()
-        source = _read(invocation, origin)
-        description = description or _description(source)
-        found, material = endpoint(source), _material(invocation, origin)
+        source = read_context(invocation, origin)
+        description = description or description_of(source)
+        found, material = endpoint(source), material_of(invocation, origin)
     else:
         found, material = _endpoint(invocation, asked)
     metadata = {"Description": description} if description else {}
@@ -147,16 +143,16 @@ def create(invocation: Invocation) -> int:
     return 0
 
 
-def _description(meta: dict[str, Any]) -> str:
+def description_of(meta: dict[str, Any]) -> str:
     if meta.get("Name") == DEFAULT_CONTEXT:
-        return _DEFAULT_DESCRIPTION
+        return DEFAULT_DESCRIPTION
     return str((meta.get("Metadata") or {}).get("Description") or "")
 
 
 def update(invocation: Invocation) -> int:
     args, name = invocation.args, invocation.args.rest[0]
     check_name(name)
-    meta = _store(invocation).read(name)
+    meta = store_of(invocation).read(name)
     if args["description"]:
         meta["Metadata"] = {**(meta.get("Metadata") or {}), "Description": args["description"]}
     material = None
@@ -170,99 +166,7 @@ def update(invocation: Invocation) -> int:
     return 0
 
 
-def inspect(invocation: Invocation) -> int:
-    names = invocation.args.rest or [invocation.context()]
-    found, errors = [], []
-    for name in names:
-        try:
-            found.append(_shown(invocation, name))
-        except BiremeError as error:
-            errors.append(error.message)
-    form = invocation.args["format"]
-    if form in ("", "json"):
-        invocation.out(_html(dumps_indented(found)) if not form else dumps_html(found))
-    else:
-        from bireme.cli.template import Template
-
-        template = Template(form)
-        for value in found:
-            invocation.out(template.render(value))
-    for message in errors:
-        invocation.err(message)
-    return 1 if errors else 0
-
-
-def _html(text: str) -> str:
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _shown(invocation: Invocation, name: str) -> dict[str, Any]:
-    meta, store = _read(invocation, name), _store(invocation)
-    kept = name != DEFAULT_CONTEXT
-    files = sorted(_material(invocation, name))
-    return {
-        "Name": name,
-        "Metadata": meta.get("Metadata") or {},
-        "Endpoints": meta.get("Endpoints") or {},
-        "TLSMaterial": {"docker": files} if files else {},
-        "Storage": {
-            "MetadataPath": store.meta_path(name) if kept else _IN_MEMORY,
-            "TLSPath": store.tls_path(name) if kept else _IN_MEMORY,
-        },
-    }
-
-
-def _row(name: str, current: str, description: str, host: str, error: str = "") -> dict[str, Any]:
-    return {"Name": name, "Current": name == current, "Description": description, "Host": host, "Error": error}
-
-
-def _rows(invocation: Invocation) -> list[dict[str, Any]]:
-    store, current = _store(invocation), invocation.context()
-    rows = []
-    host = str(endpoint(_default_meta(invocation)).get("Host") or "")
-    rows.append(_row(DEFAULT_CONTEXT, current, _DEFAULT_DESCRIPTION, host))
-    for name in store.names():
-        try:
-            meta = store.read(name)
-        except BiremeError as error:
-            rows.append(_row(name, current, "", "", error.message))
-            continue
-        rows.append(_row(name, current, _description(meta), str(endpoint(meta).get("Host") or "")))
-    if current not in [row["Name"] for row in rows]:
-        try:
-            store.read(current)
-        except BiremeError as error:
-            rows.append(_row(current, current, "", "", error.message))
-    return sorted(rows, key=lambda row: natural(row["Name"]))
-
-
-def _error(row: dict[str, Any]) -> str:
-    text = str(row["Error"])
-    return text if len(text) <= _ERROR_WIDTH else text[: _ERROR_WIDTH - 1] + "…"
-
-
-def list_contexts(invocation: Invocation) -> int:
-    rows = _rows(invocation)
-    if invocation.args["quiet"]:
-        for row in rows:
-            invocation.out(row["Name"])
-        return 0
-    form = invocation.args["format"]
-    table = form in ("", "table")
-    fields: dict[str, tuple[str, Field]] = {
-        "Current": ("CURRENT", lambda r: r["Current"]),
-        "Description": ("DESCRIPTION", lambda r: r["Description"]),
-        "DockerEndpoint": ("DOCKER ENDPOINT", lambda r: r["Host"]),
-        "Error": ("ERROR", _error),
-        "Name": ("NAME", lambda r: r["Name"] + " *" if table and r["Current"] else r["Name"]),
-    }
-    for line in Listing(fields, ["Name", "Description", "DockerEndpoint", "Error"]).lines(rows, form):
-        invocation.out(line)
-    _warn(invocation, "a context")
-    return 0
-
-
-def _warn(invocation: Invocation, which: str) -> None:
+def warn_of_environment(invocation: Invocation, which: str) -> None:
     for name in ("BIREME_HOST", "DOCKER_HOST"):
         if invocation.environ.get(name):
             invocation.err(
@@ -273,7 +177,7 @@ def _warn(invocation: Invocation, which: str) -> None:
 
 
 def remove(invocation: Invocation) -> int:
-    store, force, current = _store(invocation), invocation.args["force"], invocation.context()
+    store, force, current = store_of(invocation), invocation.args["force"], invocation.context()
 
     def one(name: str) -> str:
         if name == DEFAULT_CONTEXT:
@@ -290,21 +194,16 @@ def remove(invocation: Invocation) -> int:
     return 1 if each(invocation, invocation.args.rest, one) else 0
 
 
-def show(invocation: Invocation) -> int:
-    invocation.out(invocation.context())
-    return 0
-
-
 def use(invocation: Invocation) -> int:
     name = invocation.args.rest[0]
     if name != DEFAULT_CONTEXT:
         check_name(name)
-        _store(invocation).read(name)
+        store_of(invocation).read(name)
     _choose(invocation, "" if name == DEFAULT_CONTEXT else name)
     invocation.out(name)
     invocation.err(f'Current context is now "{name}"')
     if name != DEFAULT_CONTEXT:
-        _warn(invocation, f'"{name}"')
+        warn_of_environment(invocation, f'"{name}"')
     return 0
 
 
@@ -350,21 +249,6 @@ VERBS = {
         args=(1, 1),
         details=_DETAILS,
     ),
-    "context inspect": Verb(
-        inspect,
-        "[OPTIONS] [CONTEXT] [CONTEXT...]",
-        "Display detailed information on one or more contexts",
-        (Option("format", "string", FORMAT_VALUE, "f"),),
-        args=(0, UNLIMITED),
-        complete="contexts",
-    ),
-    "context ls": Verb(
-        list_contexts,
-        "[OPTIONS]",
-        "List contexts",
-        (Option("format", "string", FORMAT_TABLE), Option("quiet", "bool", "Only show context names", "q")),
-        aliases=("context ls", "context list"),
-    ),
     "context rm": Verb(
         remove,
         "CONTEXT [CONTEXT...]",
@@ -374,7 +258,6 @@ VERBS = {
         aliases=("context rm", "context remove"),
         complete="contexts",
     ),
-    "context show": Verb(show, "", "Print the name of the current context"),
     "context update": Verb(
         update,
         "[OPTIONS] CONTEXT",
