@@ -50,3 +50,4 @@ def test_what_an_idle_engine_does_without() -> None:
         [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"ssl", "_ssl", "hashlib", "_hashlib", "bz2", "lzma", "email", "tomllib", "secrets"} & set(found)
+    assert not {"bireme.engine.restart", "bireme.engine.health"} & set(found)
