@@ -16,6 +16,7 @@ from bireme.daemon.config import Config
 from bireme.daemon.keeper import ensure_keeper, read_pid
 from bireme.daemon.listening import listen
 from bireme.daemon.memory import close_memory, open_memory, usable
+from bireme.daemon.rare import file_uses
 from bireme.drivers.container.config import Host
 from bireme.drivers.container.driver import ContainerDriver
 from bireme.drivers.microvm.driver import MicrovmDriver, Stores
@@ -209,9 +210,12 @@ class Daemon:
             images.count,
             networks.warnings,
         )
+        uses = file_uses(instances, images, events)
         self._services = Services(
             instances=instances,
             consoles=Consoles(instances),
+            copying=uses.copying,
+            derivation=uses.derivation,
             execs=Execs(instances, tasks),
             images=images,
             kernels=kernels,
@@ -245,8 +249,9 @@ class Daemon:
 
     async def _restore_volumes(self) -> None:
         if await asyncio.to_thread(os.path.isdir, f"{self._config.data_root}/volumes"):
-            await self._volumes().restore()
-            self._tasks.spawn(asyncio.to_thread(self._volumes().empty), "volumes")
+            volumes = self._volumes()
+            await volumes.restore()
+            self._tasks.spawn(asyncio.to_thread(volumes.empty), "volumes")
 
     async def _hold_ports(self, identity: str, sockets: Sequence[ReservedSocket]) -> None:
         if not sockets:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -169,6 +169,13 @@ class Images:
             image = await asyncio.to_thread(bootstrap, self._store, name, progress.report)
         self._changed()
         self._events.publish("image", "bootstrap", image.id, {"name": name})
+
+    async def derive(self, make: Callable[[ImageStore], Image]) -> Image:
+        """An image that `make` adds to the store, from a thread."""
+        async with self._writing:
+            image = await asyncio.to_thread(make, self._store)
+        self._changed()
+        return image
 
     def _changed(self) -> None:
         self._views.clear()

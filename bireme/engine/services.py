@@ -19,6 +19,8 @@ from bireme.engine.system import System
 from bireme.engine.tasks import TaskGroup
 
 if TYPE_CHECKING:
+    from bireme.engine.copying import Copying
+    from bireme.engine.derive import Derivation
     from bireme.engine.volumes import Volumes
 
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 class Services:
     instances: Instances
     consoles: Consoles
+    copying: Callable[[], Copying]
+    derivation: Callable[[], Derivation]
     execs: Execs
     images: Images
     kernels: Kernels

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from bireme.errors import Invalid
-from bireme.instance.spec import ExecId, InstanceId, InstanceSpec, ProcessSpec
+from bireme.instance.spec import ExecId, InstanceId, InstanceSpec, Mount, ProcessSpec
 
 
 class RootFilesystem(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +76,17 @@ class ExitStatus(msgspec.Struct, frozen=True, kw_only=True):
     oom_killed: bool = False
     finished_at_ns: int = 0
     error: str = ""
+
+
+class RootView(msgspec.Struct, frozen=True, kw_only=True):
+    """How others than the instance get at its files (storage/files.py does). The caller closes `descriptors`."""
+
+    root: RootFilesystem
+    """With what the driver puts below the image."""
+    mounts: tuple[Mount, ...]
+    read_only: bool
+    descriptors: tuple[int, ...] = ()
+    """Of an instance that runs: where its first process sees its files, and whose rights count there."""
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
@@ -267,6 +278,13 @@ class Volumes(Protocol):
     @property
     def mounts_volumes(self) -> bool:
         """True: directories of the host can be mounted inside. Without this an image's VOLUME stays in the root."""
+        ...
+
+
+@runtime_checkable
+class Files(Protocol):
+    async def view(self, placement: Placement, *, running: bool) -> RootView:
+        """Where its files are; Conflict when it was to be running and does not."""
         ...
 
 

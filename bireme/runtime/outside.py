@@ -68,6 +68,11 @@ def assemble(
     return made
 
 
+def make_plain_root(root: RootPlan) -> int:
+    """The root as a detached mount with the ids that are on disk, for those who read and write it from outside."""
+    return _make_root(root, -1, 0, 0, None)
+
+
 def _make_root(root: RootPlan, userns: int, uid: int, gid: int, spent: list[int] | None) -> int:
     shift = userns if root.get("idmap", True) else -1
     if root.get("path"):

@@ -18,17 +18,17 @@ from bireme.linux.process import CloneFlags
 _NOBODY = 65534
 _LIMITS = (
     (resource.RLIMIT_AS, 2 << 30),
-    (resource.RLIMIT_NOFILE, 256),
     (resource.RLIMIT_CPU, 3600),
     (resource.RLIMIT_CORE, 0),
     (resource.RLIMIT_NPROC, 0),
 )
 
 
-def enter(root: int, parent: int, keep: int = 0) -> None:
-    """Jail this process in the open directory `root`; `keep` is a mask of capabilities.
+def enter(root: int, parent: int, keep: int = 0, *, userns: int = -1, files: int = 256) -> None:
+    """Jail this process in the open directory `root`; `keep` is a mask of capabilities, `files` how many it may open.
 
-    Ends the process when `parent` is not its parent any more: the signal that tells would never come.
+    With `userns` (a descriptor) the rights that are left count in that user namespace alone, and ids are its own. Ends
+    the process when `parent` is not its parent any more: the signal that tells would never come.
     """
     os.umask(0)
     namespaces.unshare(CloneFlags.CLONE_NEWNET | CloneFlags.CLONE_NEWIPC)
@@ -37,6 +37,9 @@ def enter(root: int, parent: int, keep: int = 0) -> None:
     os.chdir("/")
     for limit, value in _LIMITS:
         resource.setrlimit(limit, (value, value))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    if userns >= 0:
+        namespaces.setns(userns, CloneFlags.CLONE_NEWUSER)
     capabilities.keep_over_setuid(True)
     os.setgroups([])
     os.setresgid(_NOBODY, _NOBODY, _NOBODY)

@@ -117,7 +117,7 @@ class LayerWriter:
             self._open.move_to_end(path)
             return fd
         try:
-            fd = open_beneath(self._root, path, os.O_RDONLY)
+            fd = self._reach(path, os.O_RDONLY)
         except SyscallError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 raise
@@ -126,6 +126,10 @@ class LayerWriter:
         if len(self._open) > _OPEN_DIRECTORIES_MAX:
             os.close(self._open.popitem(last=False)[1])
         return fd
+
+    def _reach(self, path: bytes, flags: int) -> int:
+        """A descriptor of the directory at `path`."""
+        return open_beneath(self._root, path, flags)
 
     def _make_parent(self, path: bytes) -> int:
         above, _, name = path.rpartition(b"/")
@@ -288,7 +292,7 @@ class LayerWriter:
         if not steps:
             raise Invalid("invalid hard link")
         try:
-            source = open_beneath(self._root, b"/".join(steps[:-1]), os.O_PATH)
+            source = self._reach(b"/".join(steps[:-1]), os.O_PATH)
             try:
                 os.link(steps[-1], name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
             finally:
@@ -308,7 +312,7 @@ class LayerWriter:
     def _finish_times(self) -> None:
         for path, mtime_ns in self._times.items():
             try:
-                fd = open_beneath(self._root, path, os.O_RDONLY | os.O_NOFOLLOW)
+                fd = self._reach(path, os.O_RDONLY | os.O_NOFOLLOW)
             except SyscallError as error:
                 if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                     continue

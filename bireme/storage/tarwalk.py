@@ -16,7 +16,7 @@ from bireme.storage.tree import open_directory
 
 _CHUNK = 1 << 20
 _DEPTH_MAX = 400
-_KINDS = {
+KINDS = {
     stat.S_IFREG: Kind.FILE,
     stat.S_IFLNK: Kind.SYMLINK,
     stat.S_IFCHR: Kind.CHARACTER,
@@ -46,7 +46,7 @@ class _Walk:
     def directory(self, directory: int, path: bytes, found: os.stat_result, depth: int) -> None:
         if depth > _DEPTH_MAX:
             raise Invalid("tree is too deep for an archive", subject=os.fsdecode(path))
-        self._writer.add(self._entry(path + b"/", Kind.DIRECTORY, found, _xattrs(directory)))
+        self._writer.add(self._entry(path + b"/", Kind.DIRECTORY, found, xattrs_of(directory)))
         for name in sorted(os.fsencode(name) for name in os.listdir(directory)):
             inner = os.stat(name, dir_fd=directory, follow_symlinks=False)
             if stat.S_ISDIR(inner.st_mode):
@@ -59,7 +59,7 @@ class _Walk:
                 self._leaf(directory, name, path + b"/" + name, inner)
 
     def _leaf(self, directory: int, name: bytes, path: bytes, found: os.stat_result) -> None:
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode))
+        kind = KINDS.get(stat.S_IFMT(found.st_mode))
         if kind is None:
             return
         if found.st_nlink > 1:
@@ -78,29 +78,35 @@ class _Walk:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
         try:
             found = os.fstat(fd)
-            entry = self._entry(path, Kind.FILE, found, _xattrs(fd))._replace(size=found.st_size)
-            self._writer.add(entry, _read(fd, found.st_size))
+            entry = self._entry(path, Kind.FILE, found, xattrs_of(fd))._replace(size=found.st_size)
+            self._writer.add(entry, read_exactly(fd, found.st_size))
         finally:
             os.close(fd)
 
     def _entry(self, path: bytes, kind: Kind, found: os.stat_result, xattrs: dict[bytes, bytes]) -> Entry:
-        device = (os.major(found.st_rdev), os.minor(found.st_rdev))
-        return Entry(
-            name=path,
-            kind=kind,
-            mode=stat.S_IMODE(found.st_mode),
-            uid=found.st_uid,
-            gid=found.st_gid,
-            size=0,
-            mtime_ns=found.st_mtime_ns if self._newest_ns is None else min(found.st_mtime_ns, self._newest_ns),
-            target=b"",
-            device=device if kind in (Kind.CHARACTER, Kind.BLOCK) else (0, 0),
-            xattrs=xattrs,
-            extents=None,
-        )
+        entry = entry_of(path, kind, found, xattrs)
+        return entry if self._newest_ns is None else entry._replace(mtime_ns=min(entry.mtime_ns, self._newest_ns))
 
 
-def _read(fd: int, size: int) -> Iterator[bytes]:
+def entry_of(path: bytes, kind: Kind, found: os.stat_result, xattrs: dict[bytes, bytes]) -> Entry:
+    """The member `path` of an archive with what stat(2) found; size and target are left empty."""
+    device = (os.major(found.st_rdev), os.minor(found.st_rdev))
+    return Entry(
+        name=path,
+        kind=kind,
+        mode=stat.S_IMODE(found.st_mode),
+        uid=found.st_uid,
+        gid=found.st_gid,
+        size=0,
+        mtime_ns=found.st_mtime_ns,
+        target=b"",
+        device=device if kind in (Kind.CHARACTER, Kind.BLOCK) else (0, 0),
+        xattrs=xattrs,
+        extents=None,
+    )
+
+
+def read_exactly(fd: int, size: int) -> Iterator[bytes]:
     """Exactly `size` bytes: a file that shrinks meanwhile is padded, one that grows is cut."""
     while size:
         chunk = os.read(fd, min(size, _CHUNK)) or bytes(min(size, _CHUNK))
@@ -108,7 +114,8 @@ def _read(fd: int, size: int) -> Iterator[bytes]:
         yield chunk
 
 
-def _xattrs(fd: int) -> dict[bytes, bytes]:
+def xattrs_of(fd: int) -> dict[bytes, bytes]:
+    """The extended attributes that archives keep: security.capability and user.*."""
     try:
         names = os.listxattr(fd)
     except OSError:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bireme.errors import BiremeError, Conflict
 from bireme.linux import fd as fdlib
-from bireme.linux import process
+from bireme.linux import namespaces, process
 from bireme.linux.cgroup import limits_from_resources
 from bireme.supervisor import joining
 from bireme.supervisor.explain import explain
@@ -75,6 +75,7 @@ class Operations:
             "explain": self._explain,
             "stats": self._stats,
             "processes": self._processes,
+            "namespaces": self._namespaces,
         }
         return {name: _without_fds(operation) for name, operation in found.items()}
 
@@ -250,6 +251,17 @@ class Operations:
     def _processes(self, _caller: Caller, message: dict[str, Any]) -> Mapping[str, Any]:
         _, slot = self._table.find_running(message["id"])
         return {"pids": self._slots.cgroups.pids(slot.cgroup)}
+
+    def _namespaces(self, _caller: Caller, message: dict[str, Any]) -> Answer:
+        """Nobody else reaps the first process, so its pid is nobody else's while the table has it as running."""
+        instance, _ = self._table.find_running(message["id"])
+        fds: list[int] = []
+        try:
+            fds.extend(namespaces.open_namespace(instance.pid, kind) for kind in ("mnt", "user"))
+        except OSError as error:
+            fdlib.close_quietly(*fds)
+            raise Conflict(f"container {instance.id} is not running", subject=instance.id) from error
+        return Answer(_NOTHING, tuple(fds), tuple(fds))
 
 
 def _without_fds(

@@ -34,6 +34,7 @@ Operations (fields -> what `ok` holds, then the descriptors):
     stdin{id}                           -> nothing; + [fd], with stdin_once the only writing end there is
     close_stdin{id}                     -> nothing; the supervisor's writing end is closed
     delete{id}                          -> nothing; Conflict while it runs; what is left is torn down afterwards
+    namespaces{id}                      -> nothing; + [mount namespace, user namespace] of its first process
     list{}  explain{id}  stats{id}  processes{id}  ping{}  shutdown{}
     relay_add{id, entries[{listen, target}]} + [listening sockets]   relay_remove{id}     -> nothing
 
@@ -62,11 +63,14 @@ from bireme.wire import versions
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-VERSION = 2
+VERSION = 3
 OLDEST = 1
 
 MACHINES = 2
 """From this version on there are machines beside containers, and rows and events say of which kind an instance is."""
+
+NAMESPACES = 3
+"""From this version on there is the operation `namespaces`."""
 
 INLINE_LIMIT = 120_000
 """Bytes of JSON in one packet; the default SO_SNDBUF of 212,992 passes it with room for the kernel's accounting."""

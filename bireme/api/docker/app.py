@@ -12,6 +12,7 @@ from bireme.api.docker.routes import refused
 from bireme.api.docker.routes.containers import Containers
 from bireme.api.docker.routes.events import Events
 from bireme.api.docker.routes.execs import Execs
+from bireme.api.docker.routes.files import Files
 from bireme.api.docker.routes.images import Images
 from bireme.api.docker.routes.kernels import Kernels
 from bireme.api.docker.routes.networks import Networks
@@ -40,6 +41,7 @@ def build_router(services: Services) -> Router:
     Containers(services).register(router)
     Execs(services).register(router)
     Images(services).register(router)
+    Files(services).register(router)
     Events(services).register(router)
     Networks(services).register(router)
     Volumes(services).register(router)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypedDict
 
 from bireme.engine.events import Event
 from bireme.engine.record import Definition, Health
@@ -18,6 +18,7 @@ from bireme.instance.driver import Endpoint, ExitStatus, PortMapping, ProcessRow
 from bireme.instance.logs import LogQuery, LogRecord
 from bireme.instance.spec import ExecId, InstanceId, InstanceSpec, Limits, ProcessSpec, RestartPolicy
 from bireme.instance.state import Status
+from bireme.oci.image_spec import ImageConfig
 
 Emit = Callable[[Mapping[str, Any]], None]
 """Takes one progress message (wire/jsonlines.py shows the shapes)."""
@@ -308,11 +309,61 @@ class Kernels(Protocol):
     async def set_default(self, reference: str) -> Kernel: ...
 
 
+class PathStat(TypedDict):
+    """What a path in an instance is; `mode` is Go's os.FileMode."""
+
+    name: str
+    size: int
+    mode: int
+    mtime_ns: int
+    linkTarget: str
+
+
+class Copying(Protocol):
+    async def stat(self, reference: str, path: str) -> PathStat: ...
+    async def get(self, reference: str, path: str) -> tuple[PathStat, AsyncIterator[bytes]]: ...
+    async def put(
+        self, reference: str, path: str, chunks: AsyncIterator[bytes], *, keep_kinds: bool = ..., owned: bool = ...
+    ) -> None: ...
+    async def export(self, reference: str) -> AsyncIterator[bytes]: ...
+    async def changes(self, reference: str) -> AsyncIterator[bytes]:
+        """The JSON of the answer."""
+        ...
+
+
+class Derivation(Protocol):
+    async def commit(
+        self,
+        reference: str,
+        name: str = ...,
+        *,
+        author: str = ...,
+        comment: str = ...,
+        changes: Sequence[str] = ...,
+        config: ImageConfig | None = ...,
+        pause: bool = ...,
+    ) -> str: ...
+    async def import_root(
+        self,
+        chunks: AsyncIterator[bytes],
+        name: str,
+        emit: Emit,
+        *,
+        message: str = ...,
+        changes: Sequence[str] = ...,
+        platform: str = ...,
+    ) -> None: ...
+
+
 class Services(Protocol):
     @property
     def instances(self) -> Instances: ...
     @property
     def consoles(self) -> Consoles: ...
+    @property
+    def copying(self) -> Callable[[], Copying]: ...
+    @property
+    def derivation(self) -> Callable[[], Derivation]: ...
     @property
     def execs(self) -> Execs: ...
     @property

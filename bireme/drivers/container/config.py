@@ -15,7 +15,7 @@ from bireme.drivers.container.resources import resources
 from bireme.drivers.container.seccomp import seccomp_of
 from bireme.drivers.supervised.capability import resolve
 from bireme.errors import Invalid, Unsupported
-from bireme.instance.driver import Placement
+from bireme.instance.driver import Placement, RootFilesystem
 from bireme.instance.spec import InstanceSpec, Mount, ProcessSpec
 from bireme.oci.runtime_spec import VERSION, CapabilitySets, Config, Device, Namespace, Process
 from bireme.oci.runtime_spec import Mount as OciMount
@@ -122,11 +122,24 @@ def plan_network(placement: Placement) -> NetworkPlan:
 
 def _root(placement: Placement, host: Host, userns: bool) -> RootPlan:
     """Layers for an overlay, or the one directory a copying snapshotter made."""
-    made, readonly = placement.root, placement.spec.read_only_root
+    made, readonly = root_layers(placement, host), placement.spec.read_only_root
     if not made.lower:
         return RootPlan(path=made.upper, readonly=readonly, idmap=userns)
-    base = [host.base_layer] if host.base_layer and made.upper else []
-    return RootPlan(lower=[*made.lower, *base], upper=made.upper, work=made.work, readonly=readonly, idmap=userns)
+    return RootPlan(lower=list(made.lower), upper=made.upper, work=made.work, readonly=readonly, idmap=userns)
+
+
+def root_layers(placement: Placement, host: Host) -> RootFilesystem:
+    """The layers with the one that every container has below its image."""
+    made = placement.root
+    if not made.lower or not made.upper or not host.base_layer:
+        return made
+    return msgspec.structs.replace(made, lower=(*made.lower, host.base_layer))
+
+
+def visible_mounts(placement: Placement) -> tuple[Mount, ...]:
+    """What is mounted over the root and is the user's: the files of /etc, and what was asked for."""
+    files = (Mount(kind="bind", source=source, target=target) for source, target in placement.files)
+    return (*files, *placement.spec.mounts)
 
 
 def configure(placement: Placement, host: Host) -> Config:

@@ -15,14 +15,15 @@ from bireme.drivers.supervised.link import LaunchRefused, start_error
 from bireme.drivers.supervised.readings import process_rows
 from bireme.drivers.supervised.supervisor import SupervisorConnection
 from bireme.errors import Conflict, NotFound
-from bireme.instance.driver import ExecStarted, ExitStatus, Placement, ProcessRow, Started, Streams
+from bireme.instance.driver import ExecStarted, ExitStatus, Placement, ProcessRow, RootView, Started, Streams
 from bireme.instance.spec import ExecId, InstanceId, InstanceSpec, ProcessSpec
 from bireme.linux.fd import close_quietly
 from bireme.runtime.plan import LaunchPlan
+from bireme.wire import supervision
 
 
 class ContainerDriver(SupervisedDriver):
-    """Driver with Exec, Console, Pause, Stats, Processes, Explain, Update and Volumes."""
+    """Driver with Exec, Console, Pause, Stats, Processes, Files, Explain, Update and Volumes."""
 
     name = "container"
     kind = "container"
@@ -121,6 +122,21 @@ class ContainerDriver(SupervisedDriver):
 
     async def exec_signal(self, exec_id: ExecId, number: int) -> None:
         await self._supervisor.retried("exec_signal", exec_id=exec_id, signum=number)
+
+    # Files
+
+    async def view(self, placement: Placement, *, running: bool) -> RootView:
+        descriptors: tuple[int, ...] = ()
+        if running:
+            self._supervisor.require(supervision.NAMESPACES, "access to the files of a running container")
+            _, fds = await self._supervisor.retried("namespaces", id=placement.id)
+            descriptors = tuple(fds)
+        return RootView(
+            root=oci.root_layers(placement, self._host),
+            mounts=oci.visible_mounts(placement),
+            read_only=placement.spec.read_only_root,
+            descriptors=descriptors,
+        )
 
     # Pause, Processes, Explain, Update
 

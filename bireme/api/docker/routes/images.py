@@ -10,6 +10,7 @@ from bireme.api.docker.answers import json
 from bireme.api.docker.filters import Filters, read_filters
 from bireme.api.docker.parameters import flag
 from bireme.api.docker.progress import progress_stream
+from bireme.api.docker.routes.files import import_image
 from bireme.api.docker.services import Emit, Image, Services
 from bireme.api.docker.times import parse_timestamp
 from bireme.api.http.message import Answer, Request, Response, Stream
@@ -167,7 +168,7 @@ class Images:
     def pull(self, request: Request) -> Answer:
         name = request.value("fromImage")
         if not name:
-            raise Unsupported("importing root file systems is not supported yet")
+            return import_image(self._services, request)
         tag = request.value("tag")
         shown = f"{name}@{tag}" if ":" in tag else f"{name}:{tag}" if tag else name
         raise NotFound(
