@@ -32,24 +32,6 @@ def _verb(path: str, usage: str, summary: str, instead: str) -> Verb:
 
 
 VERBS = {
-    "container commit": _verb(
-        "container commit",
-        "[OPTIONS] CONTAINER [REPOSITORY[:TAG]]",
-        "Create a new image from a container's changes",
-        "build the image as an archive and bring it in with 'bireme load'",
-    ),
-    "container cp": _verb(
-        "container cp",
-        "[OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-",
-        "Copy files/folders between a container and the local filesystem",
-        "'bireme exec CONTAINER tar -cf - PATH | tar -xf -' copies out, 'bireme exec -i CONTAINER tar -xf -' copies in",
-    ),
-    "container diff": _verb(
-        "container diff",
-        "CONTAINER",
-        "Inspect changes to files or directories on a container's filesystem",
-        "'bireme explain CONTAINER' names the directory that holds the changes",
-    ),
     "image pull": _verb(
         "image pull",
         "[OPTIONS] NAME[:TAG|@DIGEST]",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _SIZE = 256 << 10
 
 
-def _pieces(descriptor: int) -> Iterator[bytes]:
+def pieces(descriptor: int) -> Iterator[bytes]:
     while data := os.read(descriptor, _SIZE):
         yield data
 
@@ -35,7 +35,7 @@ def load_images(invocation: Invocation) -> int:
         raise CommandFailed(f"open {path}: {(error.strerror or '').lower()}") from None
     try:
         quiet = invocation.args["quiet"] or not os.isatty(1)
-        with invocation.engine.load(_pieces(descriptor), quiet) as response:
+        with invocation.engine.load(pieces(descriptor), quiet) as response:
             show_progress(response.values(), 1, only_results=quiet)
     finally:
         if path:
@@ -49,7 +49,7 @@ def save_images(invocation: Invocation) -> int:
         raise CommandFailed("cowardly refusing to save to a terminal. Use the -o flag or redirect")
     if not path:
         sys.stdout.flush()
-        _write(invocation.engine.save(invocation.args.rest), 1)
+        write_response(invocation.engine.save(invocation.args.rest), 1)
         return 0
     if os.path.isdir(path):
         raise CommandFailed(f"failed to save image: open {path}: is a directory")
@@ -57,20 +57,20 @@ def save_images(invocation: Invocation) -> int:
         raise CommandFailed(
             f'failed to save image: invalid output path: directory "{os.path.dirname(path)}" does not exist'
         )
-    _save_file(invocation.engine.save(invocation.args.rest), path)
+    save_file(invocation.engine.save(invocation.args.rest), path)
     return 0
 
 
-def _save_file(response: Response, path: str) -> None:
+def save_file(response: Response, path: str) -> None:
     """The file appears under its name when it is complete; what was there before stays until then."""
     if os.path.exists(path) and not os.path.isfile(path):
         with open(path, "wb", buffering=0) as target:
-            _write(response, target.fileno())
+            write_response(response, target.fileno())
         return
     partial = f"{path}.{os.getpid()}.part"
     try:
         with open(partial, "xb", buffering=0) as target:
-            _write(response, target.fileno())
+            write_response(response, target.fileno())
         os.replace(partial, path)
     except BaseException:
         if os.path.exists(partial):
@@ -78,7 +78,7 @@ def _save_file(response: Response, path: str) -> None:
         raise
 
 
-def _write(response: Response, descriptor: int) -> None:
+def write_response(response: Response, descriptor: int) -> None:
     with response:
         for chunk in response.chunks():
             write_all(descriptor, chunk)
