@@ -64,7 +64,8 @@ def installed() -> Iterator[None]:
 def sleeper(installed: None) -> tuple[str, int]:
     """A running container, id and pid; the first command wakes the engine through its socket."""
     run("bireme", "bootstrap", "busybox")
-    identity = run("bireme", "run", "-d", "--restart", "no", "busybox", "sleep", "86400")
+    script = "trap 'exit 0' TERM; sleep 86400 & wait"
+    identity = run("bireme", "run", "-d", "--restart", "no", "busybox", "sh", "-c", script)
     return identity, int(run("bireme", "inspect", "--format", "{{.State.Pid}}", identity))
 
 

@@ -437,7 +437,7 @@ def waits_for_a_message(pid: int) -> bool:
 
 def test_a_start_that_hangs_is_refused_and_cleared_away(tmp_path: Path) -> None:
     """A stopped first process stands for one that waits in the kernel."""
-    fresh = Rig(tmp_path, spares={"none": 1}, start_limit_s=patience(5))
+    fresh = Rig(tmp_path, spares={"none": 1}, start_limit_s=patience(2))
     client = fresh.start()
     try:
         wait_until(fresh.spares, "a spare")

@@ -25,32 +25,33 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
 
 
 @pytest.mark.parametrize(
-    ("flavour", "form", "vcpus"),
+    ("flavour", "form", "vcpus", "memory_mib"),
     [
-        ("generic", "vmlinux", 1),
-        ("generic", "vmlinux", 2),
-        ("generic", "vmlinux", 4),
-        ("generic", "bzimage", 4),
-        ("cloud", "bzimage", 1),
-        pytest.param("cloud", "bzimage", 2, marks=pytest.mark.slow),
-        pytest.param("cloud", "vmlinux", 1, marks=pytest.mark.slow),
-        pytest.param("cloud", "vmlinux", 4, marks=pytest.mark.slow),
+        ("generic", "vmlinux", 1, 256),
+        ("generic", "vmlinux", 4, 3200),
+        ("generic", "bzimage", 2, 256),
+        pytest.param("generic", "vmlinux", 2, 256, marks=pytest.mark.slow),
+        pytest.param("cloud", "bzimage", 1, 256, marks=pytest.mark.slow),
+        pytest.param("cloud", "bzimage", 2, 256, marks=pytest.mark.slow),
+        pytest.param("cloud", "vmlinux", 1, 256, marks=pytest.mark.slow),
+        pytest.param("cloud", "vmlinux", 4, 256, marks=pytest.mark.slow),
     ],
 )
-def test_a_kernel_boots_to_a_power_off(scratch: Scratch, flavour: str, form: str, vcpus: int) -> None:
-    image = kernel(flavour, form, scratch.directory)
-    run = boot(image, scratch.initrd, "--serial", "--memory", "256M", "--vcpus", str(vcpus))
+def test_a_kernel_boots_to_a_power_off(scratch: Scratch, flavour: str, form: str, vcpus: int, memory_mib: int) -> None:
+    """3200 MiB do not fit below the hole: some lie above 4 GiB. The cloud kernel's vmlinux boots in the other files."""
+    options = ("--serial", "--memory", f"{memory_mib}M", "--vcpus", str(vcpus))
+    run = boot(kernel(flavour, form), scratch.initrd, *options)
     assert run.guest["release"] == bootguest.release(flavour)
     assert run.guest["cpus"] == str(vcpus)
-    assert 190 <= int(run.guest["memory"]) <= 256
+    assert memory_mib * 0.74 <= int(run.guest["memory"]) <= memory_mib
     assert int(run.guest["year"]) >= 2024
     assert run.explained["ended"]["kind"] == "power-off"
     assert run.code == 0
 
 
 @pytest.fixture(scope="module")
-def vmlinux(scratch: Scratch) -> Path:
-    return kernel("generic", "vmlinux", scratch.directory)
+def vmlinux() -> Path:
+    return kernel("generic", "vmlinux")
 
 
 @pytest.mark.parametrize(
@@ -69,11 +70,6 @@ def test_a_boot_without_a_console_hardly_exits(scratch: Scratch, vmlinux: Path) 
     run = boot(vmlinux, scratch.initrd, "--memory", "128M")
     assert run.code == 0
     assert sum(run.explained["vcpus"][0]["exits"].values()) < 100
-
-
-def test_memory_above_4_gib(scratch: Scratch, vmlinux: Path) -> None:
-    run = boot(vmlinux, scratch.initrd, "--memory", "3200M", "--serial")
-    assert int(run.guest["memory"]) > 3000
 
 
 def test_a_spinning_guest_is_stopped(scratch: Scratch, vmlinux: Path) -> None:

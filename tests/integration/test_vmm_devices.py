@@ -108,7 +108,7 @@ def test_every_device(tmp_path: Path, tap: int, flavour: str, vcpus: int) -> Non
     ]
     modules, initrd = make_initrds(tmp_path, flavour)
     try:
-        run = boot(kernel(flavour, "vmlinux", tmp_path), modules, "--initrd", str(initrd), *options, timeout_s=120)
+        run = boot(kernel(flavour, "vmlinux"), modules, "--initrd", str(initrd), *options, timeout_s=120)
     finally:
         peer.close()
     seen = said(run.output)

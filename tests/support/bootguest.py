@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bireme.image.kernelfile import extract_vmlinux, parse_kernel
+from bireme.image.kernels import KernelStore
 from tests.guest.image import cpio_entry
+from tests.support.microvms import kernel_store
 from tests.support.pace import patience
 
 KERNELS = Path("/opt/kernels")
+UNPACKED = Path("/var/tmp/bireme-unpacked")
 SOURCE = Path(__file__).with_name("bootinit.c")
 
 
@@ -34,13 +37,17 @@ def release(flavour: str) -> str:
     return (KERNELS / flavour / "release").read_text().strip()
 
 
-def kernel(flavour: str, form: str, scratch: Path) -> Path:
-    """The path of a kernel as `bzimage` or `vmlinux`; the latter is unpacked once per directory."""
+def kernel(flavour: str, form: str) -> Path:
+    """The path of a kernel as `bzimage` or `vmlinux`; the latter is unpacked once, which takes seconds under emulation:
+    the cloud kernel by the store that machines of the engine start from."""
     packed = KERNELS / flavour / "vmlinuz"
     if form == "bzimage":
         return packed
-    unpacked = scratch / f"vmlinux-{flavour}"
+    if flavour == "cloud":
+        return Path(KernelStore(str(kernel_store())).resolve().image_path)
+    unpacked = UNPACKED / f"vmlinux-{flavour}"
     if not unpacked.exists():
+        UNPACKED.mkdir(exist_ok=True)
         data = packed.read_bytes()
         unpacked.write_bytes(extract_vmlinux(data, parse_kernel(data)))
     return unpacked

@@ -37,26 +37,47 @@ def kernel_store() -> pathlib.Path:
             pytest.skip(f"no kernels for machines in {KERNELS}")
         fresh = STORE.with_suffix(".new")
         with tempfile.TemporaryFile() as archive:
-            _pack_kernel(KERNELS / "cloud", archive)
+            _pack_kernel("cloud", archive)
             archive.seek(0)
             KernelStore(str(fresh)).add([archive.fileno()], "tar", "cloud")
         fresh.rename(STORE)
     return STORE
 
 
-def _pack_kernel(home: pathlib.Path, archive: IO[bytes]) -> None:
-    modules = home / "lib/modules" / release()
+def _pack_kernel(flavour: str, archive: IO[bytes]) -> None:
+    modules = _modules(flavour)
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.add(KERNELS / flavour / "vmlinuz", "vmlinuz")
+        for path in _wanted_modules(modules):
+            tar.add(modules / path, f"modules/{path}")
+
+
+def _modules(flavour: str) -> pathlib.Path:
+    return KERNELS / flavour / "lib/modules" / release(flavour)
+
+
+def _wanted_modules(modules: pathlib.Path) -> list[str]:
     paths = {*module_order(modules, [wanted.name for wanted in WANTED]), "modules.builtin"}
     paths |= {str(path.relative_to(modules)) for room in _ROOMS for path in modules.glob(f"{room}/**/*.ko*")}
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.add(home / "vmlinuz", "vmlinuz")
-        for path in sorted(paths):
-            tar.add(modules / path, f"modules/{path}")
+    return sorted(paths)
 
 
 def add_kernel(engine: RunningEngine) -> None:
     """The image's cloud kernel becomes the default."""
     shutil.copytree(kernel_store(), f"{engine.data_root}/kernels", symlinks=True, dirs_exist_ok=True)
+
+
+def add_generic_kernel(engine: RunningEngine, scratch: pathlib.Path) -> None:
+    """The image's other kernel as `generic`, the way a user adds one."""
+    modules = _modules("generic")
+    for path in _wanted_modules(modules):
+        (scratch / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(modules / path, scratch / path)
+    vmlinuz = str(KERNELS / "generic/vmlinuz")
+    done = engine.bireme(
+        "kernel", "add", "--name", "generic", "--modules", str(scratch), vmlinuz, timeout=patience(120)
+    )
+    assert done.returncode == 0, done.stderr + engine.log()
 
 
 def start_machine(engine: RunningEngine, *arguments: str, name: str = "") -> str:
