@@ -162,7 +162,10 @@ class Instance:
     @property
     def log_path(self) -> str:
         """Where the instance's output goes; empty when nothing is kept."""
-        return f"{self.directory}/{self.id}-json.log" if self.spec.log.driver == "json-file" else ""
+        driver = self.spec.log.driver
+        if driver == "none":
+            return ""
+        return f"{self.directory}/{self.id}-json.log" if driver == "json-file" else f"{self.directory}/local.log"
 
     @property
     def hostname(self) -> str:

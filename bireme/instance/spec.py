@@ -142,9 +142,9 @@ class NetworkRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`json-file` (with max_size_bytes and max_files rotation) or `none`."""
+    """`json-file` and `local` (max_size_bytes in each of max_files, 0 for no bound), or `none`."""
 
-    driver: Literal["json-file", "none"] = "json-file"
+    driver: Literal["json-file", "local", "none"] = "json-file"
     max_size_bytes: int = 0
     max_files: int = 1
 

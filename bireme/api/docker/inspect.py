@@ -111,7 +111,7 @@ def instance_document(instance: Instance, execs: Sequence[str], storage: str, ve
         "ResolvConfPath": f"{directory}/resolv.conf",
         "HostnamePath": f"{directory}/hostname",
         "HostsPath": f"{directory}/hosts",
-        "LogPath": instance.log_path,
+        "LogPath": instance.log_path if spec.log.driver == "json-file" else "",
         "Name": "/" + instance.name,
         "RestartCount": instance.restart_count,
         "Driver": storage,

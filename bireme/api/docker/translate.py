@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from bireme.api.docker.bodies import ContainerConfig, CreateRequest, ExecCreateRequest, HostConfig
+from bireme.api.docker.logdrivers import log_of
 from bireme.api.docker.machines import disk_size_of, kernel_of
 from bireme.api.docker.mounts import check_anonymous, check_volumes_from, mounts_of
 from bireme.api.docker.policies import health_of, restart_of
@@ -45,8 +46,6 @@ _RUNTIMES: dict[str, Isolation] = {
     "qemu": "qemu",
     "xen": "xen",
 }
-_LOG_OPTIONS = frozenset({"max-size", "max-file"})
-_LOG_OPTIONS_REFUSED = frozenset({"labels", "labels-regex", "env", "env-regex", "tag", "compress", "mode"})
 _CONFIG_KEPT = ("AttachStdin", "AttachStdout", "AttachStderr", "NetworkDisabled", "OnBuild", "Shell", "StopTimeout")
 
 
@@ -95,7 +94,7 @@ def spec_of(body: CreateRequest, version: int) -> tuple[InstanceSpec, list[str]]
         dns_search=tuple(host.DnsSearch),
         dns_options=tuple(host.DnsOptions),
         extra_hosts=_extra_hosts(host),
-        log=_log(host),
+        log=log_of(host),
         restart=restart_of(host.RestartPolicy, auto_remove=host.AutoRemove),
         health=health_of(body, version),
         cgroup_parent=host.CgroupParent,
@@ -237,26 +236,6 @@ def _extra_hosts(host: HostConfig) -> tuple[str, ...]:
         except ValueError:
             raise Invalid(f'invalid IP address in add-host: "{address}"', subject=entry) from None
     return tuple(host.ExtraHosts)
-
-
-def _log(host: HostConfig) -> LogConfig:
-    kind, options = host.LogConfig.Type or "json-file", host.LogConfig.Config
-    if kind == "none":
-        return LogConfig(driver="none")
-    if kind != "json-file":
-        raise Unsupported(f"logger: no log driver named '{kind}' is registered", hint="json-file and none are")
-    for name in options:
-        if name in _LOG_OPTIONS_REFUSED:
-            raise Unsupported(f"log opt '{name}' is not supported for json-file log driver")
-        if name not in _LOG_OPTIONS:
-            raise Invalid(f"unknown log opt '{name}' for json-file log driver", subject=name)
-    size = parse_size(options["max-size"]) if options.get("max-size", "-1") != "-1" else 0
-    files = options.get("max-file", "1")
-    if not files.isdigit() or int(files[:9]) < 1:
-        raise Invalid("max-file cannot be less than 1", subject=files)
-    if int(files[:9]) > 1 and not size:
-        raise Invalid("max-file has no effect without max-size", subject=files)
-    return LogConfig(max_size_bytes=size, max_files=int(files[:9]))
 
 
 def _edge(body: CreateRequest) -> dict[str, Any]:

@@ -167,6 +167,7 @@ def to_adopted(row: supervision.InstanceRow) -> Adopted:
 
 
 def _log_of(placement: Placement) -> supervision.Log:
+    """`local` differs in its name and bounds only."""
     config = placement.spec.log
     return supervision.Log(
         driver=config.driver,

@@ -92,7 +92,7 @@ _ABILITIES: dict[str, Any] = {
         "Volume": ["local"],
         "Network": ["bridge", "host", "null"],
         "Authorization": None,
-        "Log": ["json-file", "none"],
+        "Log": ["json-file", "local", "none"],
     },
     "MemoryLimit": True,
     "SwapLimit": True,
