@@ -183,6 +183,25 @@ def test_images(client: Any, tmp_path: pathlib.Path) -> None:
         client.images.pull("alpine")
 
 
+def test_volumes(client: Any) -> None:
+    volume = client.volumes.create("data", labels={"a": "b"})
+    assert (volume.name, volume.attrs["Driver"], volume.attrs["Labels"]) == ("data", "local", {"a": "b"})
+    mounted = {"data": {"bind": "/d", "mode": "rw"}}
+    client.containers.run("busybox", "touch /d/file", volumes=mounted, remove=True)
+    assert client.containers.run("busybox", "ls /d", volumes={"data": {"bind": "/d", "mode": "ro"}}, remove=True) == (
+        b"file\n"
+    )
+    keeping = client.containers.create("busybox", "true", volumes=mounted)
+    with pytest.raises(APIError, match="remove data: volume is in use") as caught:
+        volume.remove()
+    assert caught.value.status_code == 409
+    assert [v.name for v in client.volumes.list(filters={"dangling": False})] == ["data"]
+    keeping.remove(v=True)
+    assert client.volumes.prune(filters={"all": True})["VolumesDeleted"] == ["data"]
+    with pytest.raises(NotFound):
+        client.volumes.get("data")
+
+
 def test_networks_volumes_prune(client: Any) -> None:
     assert sorted(n.name for n in client.networks.list()) == ["bridge", "host", "none"]
     assert client.networks.get("bridge").attrs["Driver"] == "bridge"
