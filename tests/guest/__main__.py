@@ -37,6 +37,7 @@ FILES = (
     "vmm_boot",
     "vmm_devices",
     "microvm_driver",
+    "microvm_agent",
     "microvm_engine",
 )
 """What depends on cgroup v2, systemd or the distribution's kernel (4 minutes on two idle cores), and what boots Linux
