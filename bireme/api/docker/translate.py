@@ -20,10 +20,9 @@ from bireme.api.docker.policies import health_of, restart_of
 from bireme.api.docker.ports import exposed_ports_of, network_of, ports_of
 from bireme.api.docker.resources import cdi_devices_of, device_rules_of, devices_of, limits_of, ulimits_of
 from bireme.api.docker.security import namespaces_of, security_of
-from bireme.api.docker.sizes import parse_size
 from bireme.engine.signals import parse_signal
 from bireme.errors import Invalid, Unsupported
-from bireme.instance.spec import InstanceSpec, Isolation, LogConfig, ProcessSpec
+from bireme.instance.spec import InstanceSpec, Isolation, ProcessSpec
 
 HOSTNAME_MAX = 64
 DEFAULT_SHM_BYTES = 64 << 20

@@ -170,7 +170,7 @@ def _log_of(placement: Placement) -> supervision.Log:
     """`local` differs in its name and bounds only."""
     config = placement.spec.log
     return supervision.Log(
-        driver=config.driver,
+        driver="none" if config.driver == "none" else "json-file",
         path=placement.log_path,
         max_size_bytes=config.max_size_bytes,
         max_files=config.max_files,
