@@ -425,20 +425,21 @@ def test_a_client_that_goes_away(engine: RunningEngine) -> None:
         head = "PUT /v1.47/containers/left/archive?path=/tmp HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\n"
         connection._open().sendall(head.encode() + bytes(100))
         connection.close()
-        eventually(lambda: not _workers(), within_s=patience(20))
+        eventually(lambda: not _workers(engine), within_s=patience(20))
         _ok(engine, "start", "left")
         _ok(engine, "wait", "left")
     finally:
         engine.bireme("rm", "-f", "left")
 
 
-def _workers() -> list[str]:
+def _workers(engine: RunningEngine) -> list[str]:
+    """Every worker names a root of its engine."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             line = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             continue
-        if b"files_worker" in line and f"{os.getuid()}":
+        if b"files_worker" in line and engine.data_root.encode() in line:
             found.append(pid)
     return found
