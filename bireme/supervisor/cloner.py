@@ -17,15 +17,13 @@ from bireme.wire import supervision
 if TYPE_CHECKING:
     import socket
 
-    from bireme.linux.cgroup import CgroupManager
-
 
 class Cloner:
     """The loop. A subclass says what it does before the first message (`warm`) and with each (`obey`)."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._cgroups: CgroupManager | None = None
+        self._cgroups: Parents | None = None
 
     def warm(self) -> None:
         raise NotImplementedError
@@ -46,6 +44,8 @@ class Cloner:
                 self._configure(message["subtree"])
             else:
                 self.obey(message, own)
+                if self._cgroups is not None:
+                    self._cgroups.forget()
             fdlib.close_quietly(*own)
 
     def _configure(self, subtree: str) -> None:

@@ -149,10 +149,13 @@ class Parents:
     def warm(self) -> None:
         self._own.warm()
 
+    def forget(self) -> None:
+        """Close what is open of the parents: another process may remove and make them anew."""
+        while self._open:
+            self._open.popitem()[1].close()
+
     def close(self) -> None:
-        for manager in self._open.values():
-            manager.close()
-        self._open.clear()
+        self.forget()
         self._own.close()
 
     def close_subtree(self) -> bool:
