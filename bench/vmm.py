@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from bench import machines
+from bench.api import Api
 from bench.measure import Ratio, Series, ratio
 from bench.phases import Phases
 from bench.vmms import SUBJECTS, Ours, Qemu, Setup, mount_qemu
@@ -170,6 +172,23 @@ def boot(setup: Setup, turns: int) -> Iterator[Line]:
         yield from compare(f"boot: {name}", "ms", values)
 
 
+def api(setup: Setup, turns: int) -> Iterator[Line]:
+    """From the start of a machine over the API to its image's process; QEMU's to the guest's first process, which is
+    earlier by the root file system, the agent's greeting and the process."""
+    with machines.engine() as engine:
+        client = Api(engine.socket)
+
+        def measure(subject: Subject) -> dict[str, float]:
+            if isinstance(subject, Ours):
+                return {"ms": machines.start_ms(client)}
+            return {"ms": Machine(subject, setup).run().at_ms["hello"]}
+
+        yield from compare("API start to the process", "ms", take_turns(turns, measure)["ms"])
+        for count in (1, 4):
+            mib = machines.memory_mib(engine, count)
+            yield Line(f"beyond the guest's, each of {count} of the engine", Ours.name, "MiB", mib, 0, 0)
+
+
 def exits(setup: Setup, turns: int) -> Iterator[Line]:
     """A port read that user space answers, alone and beside a saturated disk."""
     taken = take_turns(turns, lambda subject: _figures(Machine(subject, setup).run(), "exit_"))
@@ -292,6 +311,7 @@ def pss_kib(pid: int, guest_memory: str) -> int:
 
 CASES: dict[str, tuple[Callable[[Setup, int], Iterator[Line]], str, int]] = {
     "boot": (boot, "boot", 5),
+    "api": (api, "boot", 3),
     "exits": (exits, "exits", 3),
     "memory": (memory, "idle", 2),
     "block": (block, "block", 3),

@@ -4,7 +4,7 @@
     "block"    data paths of the disks
     "net"      data paths of the interfaces
     "link"     the agent's session, standard streams, the control socket
-    "entropy"  random numbers and the console
+    "entropy"  random numbers and the console; "net" has them where there is an interface
 
 An entry is a call, perhaps with conditions on its arguments, and the reason. tests/integration/test_vmm_calls.py
 records what the processes really do: an entry that no run needs is a failure, unless it is marked `rare` (the reason
@@ -133,6 +133,7 @@ _NET = (
     Entry("ioctl", "which offloads the guest's driver can take", _is(1, TUNSETOFFLOAD)),
     Entry("readv", "packets for the guest"),
     Entry("writev", "packets of the guest"),
+    Entry("getrandom", "random numbers for the guest"),
 )
 
 _LINK = (

@@ -1,7 +1,7 @@
 """Devices of a machine in processes of their own: which are there, and how main lives with them.
 
     block     every disk            link      vsock, agent, streams (link/)
-    net       every interface       entropy   random numbers and the console
+    net       every interface, random numbers and the console; without an interface a process `entropy` has these two
 
     add ... add -> start (forks) -> Machine.create, boot -> wait_ready -> run
 
@@ -56,6 +56,14 @@ class Assembly:
             self.machine.slot(MmioTransport(device, worker))
         self.workers.append(worker)
 
+    def add_network(self, interfaces: Sequence[VirtioDevice], rare: Sequence[VirtioDevice]) -> None:
+        """The interfaces, and in the same process what is rarely asked for: a process costs 3 MiB, and this one never
+        waits for a disk, which a kernel that prints would wait for as well."""
+        if interfaces:
+            self.add("net", [*interfaces, *rare])
+        else:
+            self.add("entropy", rare)
+
     def start(self) -> None:
         """Fork them all. This process has one thread and no VM yet."""
         for worker in self.workers:
@@ -107,7 +115,7 @@ class Assembly:
 
     def last_words(self) -> str:
         """The last line on the guest's console, printable, "" without one: what a kernel dies of stands there."""
-        paths = [path for worker in self.workers if worker.name == "entropy" for path in _paths(worker)]
+        paths = [path for worker in self.workers if worker.name in ("net", "entropy") for path in _paths(worker)]
         text = "\n".join(str(path.get("tail", "")) for path in paths)
         said = next((line for line in reversed(text.splitlines()) if line.strip()), "")
         return "".join(letter for letter in said if letter.isprintable())[:_LAST_WORDS]

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from bireme.errors import BiremeError, Internal, to_wire
@@ -65,6 +66,7 @@ class Starter(Protocol):
 def warm() -> None:
     """What the template does once, so that no machine has to, or could: in the jail there are no files to read."""
     allowlist.warm()
+    sys.path_importer_cache.clear()  # a clone that frees it in its jail would copy all pages it lies in
 
 
 def run(plan: dict[str, Any], stdio: Sequence[int], starter: Starter) -> NoReturn:
@@ -139,10 +141,9 @@ class Child:
                 net_device(NetPath(f"net{n}", fd, mac=interface["mac"], mtu=interface["mtu"]))
                 for n, (fd, interface) in enumerate(zip(files.taps, plan["interfaces"], strict=True))
             ]
-            add("net", interfaces)
         rare = [rng_device(RngPath())] if plan["rng"] else []
         rare += [console_device(ConsolePath())] if plan["console"] else []
-        add("entropy", rare)
+        self.assembly.add_network(interfaces, rare)
         self._add_link(files)
 
     def _add_link(self, files: Files) -> None:

@@ -118,23 +118,20 @@ class Program:
         return None if uid is None else lambda keep: jail.enter(kind, uid, keep)
 
     def _add_devices(self) -> None:
-        options, add = self.options, self.assembly.add
-        add(
+        options = self.options
+        self.assembly.add(
             "block",
             [
                 block_device(BlockPath(f"disk{n}", open_disk(disk.path, disk.read_only), read_only=disk.read_only))
                 for n, disk in enumerate(options.disk)
             ],
         )
-        add(
-            "net",
-            [
-                net_device(NetPath(f"net{n}", open_tap(name), mac=_GUEST_MAC.format(n)))
-                for n, name in enumerate(options.tap)
-            ],
-        )
+        interfaces = [
+            net_device(NetPath(f"net{n}", open_tap(name), mac=_GUEST_MAC.format(n)))
+            for n, name in enumerate(options.tap)
+        ]
         rare = [rng_device(RngPath())] if options.rng else []
-        add("entropy", [*rare, console_device(ConsolePath())] if rare else [])
+        self.assembly.add_network(interfaces, [*rare, console_device(ConsolePath())] if rare else [])
 
     def boot(self) -> None:
         """Everything up to the first instruction."""

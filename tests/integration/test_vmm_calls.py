@@ -145,6 +145,10 @@ def test_files_and_terminals_of_the_link_process() -> None:
     theirs.close()
 
 
+def test_random_numbers_of_the_net_process() -> None:
+    assert jailed("net", lambda: len(os.urandom(64)))[0] == 64
+
+
 @pytest.mark.needs_kvm
 @pytest.mark.skipif(RECORDED not in os.environ, reason="for the recorded run")
 def test_the_main_process() -> None:

@@ -22,7 +22,7 @@ from tests.support.pace import eventually, patience
 KERNELS = pathlib.Path("/opt/kernels")
 STORE = pathlib.Path("/var/tmp/bireme-kernels")
 _ROOMS = ("kernel/crypto", "kernel/arch", "kernel/lib")
-DEVICE_PROCESSES = ("bireme-block", "bireme-net", "bireme-link", "bireme-entropy")
+DEVICE_PROCESSES = ("bireme-block", "bireme-net", "bireme-link")
 
 
 def release(flavour: str = "cloud") -> str:
