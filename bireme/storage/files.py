@@ -45,6 +45,8 @@ def at_path(view: RootView, verb: str, container: str, path: str, *, write: bool
 def _bind(mount: Mount) -> dict[str, Any]:
     return {
         "source": mount.source,
+        "subpath": mount.subpath,
+        "mounted": mount.mounted,
         "target": mount.target,
         "recursive": mount.recursive,
         "read_only": mount.read_only,

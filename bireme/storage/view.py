@@ -19,13 +19,14 @@ import stat
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bireme.errors import Invalid, NotFound
+from bireme.errors import Conflict, Invalid, NotFound
 from bireme.linux import capabilities, mount, namespaces, procfs
 from bireme.linux.libc import SyscallError
 from bireme.linux.path import Resolve, make_mount_point, open_in_root, openat2
 from bireme.linux.process import CloneFlags
 from bireme.runtime.outside import make_plain_root
 from bireme.storage import jail
+from bireme.storage.volumemount import is_mounted, open_volume
 
 WRITER = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP")
 READER = ("CAP_DAC_READ_SEARCH", "CAP_DAC_OVERRIDE")
@@ -222,8 +223,19 @@ def _clone(entry: Mapping[str, Any]) -> int:
     """A detached copy of a bind's source, -1 for a tmpfs, or when the source is not there (any more)."""
     if not entry["source"]:
         return -1
+    if entry["mounted"] and not is_mounted(entry["source"]):
+        raise Conflict(
+            f"the volume at {entry['target']} is mounted only while the container runs",
+            subject=entry["target"],
+            hint="start the container first",
+        )
     try:
-        fd = mount.open_tree(mount.AT_FDCWD, entry["source"], recursive=entry["recursive"])
+        if entry["subpath"] or entry["mounted"]:
+            fd = open_volume(entry["source"], entry["subpath"])
+        else:
+            fd = mount.open_tree(mount.AT_FDCWD, entry["source"], recursive=entry["recursive"])
+    except NotFound:
+        return -1
     except SyscallError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return -1

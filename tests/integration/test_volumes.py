@@ -341,3 +341,28 @@ def test_the_docker_command_line(engine: RunningEngine) -> None:
     assert docker("run", "--rm", "--mount", "type=volume,src=data,dst=/d", "busybox", "ls", "/d") == "file\n"
     assert json.loads(docker("volume", "inspect", "data"))[0]["Labels"] == {"a": "b"}
     assert "data" in docker("volume", "prune", "-af")
+
+
+def test_cp_into_a_stopped_container_reaches_the_part_that_it_mounts(
+    engine: RunningEngine, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "file").write_text("copied\n")
+    run(engine, "-v", "parts:/p", "busybox", "mkdir", "/p/one")
+    part = "type=volume,src=parts,dst=/p,volume-subpath=one"
+    ok(engine, "create", "--name", "stopped", "--mount", part, "busybox", "true")
+    ok(engine, "cp", str(tmp_path / "file"), "stopped:/p/file")
+    assert run(engine, "-v", "parts:/p", "busybox", "cat", "/p/one/file") == "copied\n"
+    assert run(engine, "-v", "parts:/p", "busybox", "ls", "/p") == "one\n"
+
+
+def test_cp_into_a_stopped_container_does_not_miss_its_file_system(
+    engine: RunningEngine, tmp_path: pathlib.Path
+) -> None:
+    """What would be written below the place of the mount would be seen by nobody."""
+    (tmp_path / "file").write_text("copied\n")
+    ok(engine, "volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "mem")
+    ok(engine, "create", "--name", "stopped", "-v", "mem:/m", "busybox", "sleep", "1000")
+    assert "only while the container runs" in refusal(engine, "cp", str(tmp_path / "file"), "stopped:/m/file")
+    ok(engine, "start", "stopped")
+    ok(engine, "cp", str(tmp_path / "file"), "stopped:/m/file")
+    assert ok(engine, "exec", "stopped", "cat", "/m/file") == "copied\n"
