@@ -57,13 +57,16 @@ def run_hooks(kind: str, message: dict[str, Any]) -> None:
         hook_runner(kind, message)
 
 
-_SIGNALS = tuple(
-    map(int, (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP))
+_OF_LIBC = (32, 33)
+_SIGNALS = (
+    *map(int, (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP)),
+    *_OF_LIBC,
 )
 
 
 def reset_signals() -> None:
-    """Python ignores SIGPIPE and SIGXFSZ and handles SIGINT; an exec would pass the ignored ones on."""
+    """Python ignores SIGPIPE and SIGXFSZ and handles SIGINT; an exec would pass the ignored ones on. Whoever started us
+    with posix_spawn left the C library's own two ignored."""
     process.default_signals(_SIGNALS)
 
 

@@ -314,7 +314,6 @@ def test_system_and_what_is_not_there() -> None:
             ("DELETE", "/networks/bridge", 403),
             ("GET", "/networks/nope", 404),
             ("GET", "/distribution/a/b/json", 501),
-            ("PUT", "/containers/x/archive", 501),
         ):
             reply = await client.call(method, path)
             assert (reply.status, bool(reply.message)) == (status, True)
