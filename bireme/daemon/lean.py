@@ -7,6 +7,7 @@ are imported. Workers are processes of their own: what decodes or hashes in bulk
 
 from __future__ import annotations
 
+import gc
 import sys
 
 TLS = "ssl"
@@ -30,3 +31,10 @@ def take(name: str) -> None:
     """This one is needed after all."""
     if sys.modules.get(name) is None:
         sys.modules.pop(name, None)
+
+
+def forget(*names: str) -> None:
+    """These have done what they were imported for: what they lie in is used again by what is imported next."""
+    for name in names:
+        sys.modules.pop(name, None)
+    gc.collect()

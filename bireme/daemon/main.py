@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bireme import __version__
 from bireme.daemon import lean
 from bireme.errors import BiremeError
 
+if TYPE_CHECKING:
+    from argparse import Namespace
 
-def parse(arguments: list[str]) -> argparse.Namespace:
+
+def parse(arguments: list[str]) -> Namespace:
+    import argparse
+
     from bireme.daemon.config import DEFAULT_CONFIG, DEFAULT_DATA_ROOT, DEFAULT_RUN_ROOT
 
     parser = argparse.ArgumentParser(prog="biremed", description="the bireme engine")
@@ -33,6 +37,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main() -> None:
     lean.leave_out()
     options = vars(parse(sys.argv[1:]))
+    lean.forget("argparse", "gettext")
     shutdown = options.pop("shutdown")
     for name in ("data_root", "run_root"):
         options[name] = options[name] and os.path.abspath(options[name])

@@ -14,7 +14,6 @@ from bireme.engine.events import Events
 from bireme.engine.relay import CHUNK, Emit, Relay, Source
 from bireme.engine.table import InstanceTable
 from bireme.engine.tidy import Tidier
-from bireme.image.bootstrap import bootstrap
 from bireme.image.model import HistoryEntry, Image, ImageUser
 from bireme.image.store import ImageStore
 from bireme.instance.logs import parse_time
@@ -164,6 +163,8 @@ class Images:
 
     async def bootstrap(self, name: str, emit: Emit) -> None:
         """Make an image from the distribution's packages (image/bootstrap.py)."""
+        from bireme.image.bootstrap import bootstrap
+
         progress = Relay(emit)
         async with self._writing:
             image = await asyncio.to_thread(bootstrap, self._store, name, progress.report)

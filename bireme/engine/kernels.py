@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 
@@ -14,7 +13,6 @@ from bireme.engine.events import Events
 from bireme.engine.relay import CHUNK, Emit, Relay, Source
 from bireme.engine.table import InstanceTable
 from bireme.errors import BiremeError, Invalid
-from bireme.image.kernelpackage import download
 from bireme.image.kernels import Kernel, KernelStore
 from bireme.image.model import Progress
 from bireme.instance.spec import InstanceSpec
@@ -65,6 +63,10 @@ class Kernels:
         return self._added(kernel, emit)
 
     def _download(self, flavour: str, name: str, relay: Relay) -> Kernel:
+        import tempfile
+
+        from bireme.image.kernelpackage import download
+
         with tempfile.TemporaryDirectory(prefix="bireme-kernel-") as directory, ExitStack() as stack:
             paths = download(flavour, directory, lambda words: relay.report(Progress("", words)))
             fds = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths]
@@ -80,6 +82,8 @@ class Kernels:
         return self._added(kernel, emit)
 
     def _receive(self, source: Source, name: str, relay: Relay) -> Kernel:
+        import tempfile
+
         with tempfile.TemporaryFile(prefix="bireme-kernel-") as file:
             size = 0
             while data := source.read(CHUNK):
