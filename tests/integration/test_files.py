@@ -287,7 +287,7 @@ def test_cp(engine: RunningEngine, box: str, tmp_path: pathlib.Path) -> None:
         assert done("box:/data/one", "quiet") == ""
         assert "no such directory" in failed("box:/data/one", "absent/")
         assert "cannot copy directory" in failed("box:/data", "renamed")
-        assert "Could not find the file /nope in container box" in failed("box:/nope", ".")
+        assert "/nope" in failed("box:/nope", ".")  # clients before 23 have words of their own
         assert "does not exist" in failed("box:/data/one", "no/where/at/all")
         base = f"/data/in{number}"
         done("src", f"box:{base}")
