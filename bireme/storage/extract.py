@@ -13,45 +13,31 @@ import os
 import posixpath
 import stat
 
-from bireme.errors import BiremeError, Denied, Invalid, Unavailable
+from bireme.errors import BiremeError, Denied, Invalid
 from bireme.linux.path import open_in_root
-from bireme.storage.layer import LayerWriter, shown
+from bireme.storage.layer import LayerWriter, make_node, shown
 from bireme.storage.tar import Entry, Kind, TarReader
-from bireme.storage.tree import open_directory
 from bireme.storage.view import View
 
 READ_ONLY_ROOT = "container rootfs is marked read-only"
 READ_ONLY_MOUNT = "mounted volume is marked read-only"
-_NODES = {Kind.CHARACTER: stat.S_IFCHR, Kind.BLOCK: stat.S_IFBLK, Kind.FIFO: stat.S_IFIFO}
-_PARENT_MODE = 0o755
 
 
 class Extractor(LayerWriter):
     """Writes an archive below the open directory `target` of a view.
 
     `owner` replaces the ids of the archive; `keep_kinds` refuses to replace a directory by something else or the other
-    way round. `close` ends it.
+    way round. `close` ends it. Denied when the place is read-only.
     """
+
+    what = "the archive"
 
     def __init__(self, view: View, target: int, owner: tuple[int, int] | None, *, keep_kinds: bool) -> None:
         super().__init__(target, "overlay")
         self._view = view
-        self._target = target
         self._place = view.place_of(target).rstrip(b"/")
         self._owner = owner
         self._keep_kinds = keep_kinds
-
-    def apply(self, archive: TarReader) -> None:
-        """Write every member; Invalid for what it must not ask for, Denied when the place is read-only."""
-        try:
-            super().apply(archive)
-        except BiremeError as error:
-            cause = error.__cause__
-            if isinstance(cause, OSError) and cause.errno == errno.EROFS:
-                raise Denied(READ_ONLY_ROOT, subject=error.subject) from cause
-            if isinstance(error, Unavailable):
-                error.message = error.message.replace("cannot write layer", "cannot write the archive")
-            raise
 
     def _write(self, entry: Entry, archive: TarReader) -> None:
         self._close_stale()
@@ -65,12 +51,7 @@ class Extractor(LayerWriter):
         above, _, name = path.rpartition(b"/")
         parent = self._parent(above)
         self._check_kinds(entry, name, parent)
-        if entry.kind is Kind.FILE:
-            self._file(entry, archive, name, parent, path)
-        elif entry.kind is Kind.DIRECTORY:
-            self._directory(entry, name, parent, path)
-        else:
-            self._special(entry, name, parent, path)
+        self._member(entry, archive, name, parent, path)
 
     def _check_kinds(self, entry: Entry, name: bytes, parent: int) -> None:
         if not self._keep_kinds:
@@ -90,57 +71,32 @@ class Extractor(LayerWriter):
     def _reach(self, path: bytes, flags: int) -> int:
         return open_in_root(self._view.root, os.fsdecode(self._place + b"/" + path), flags | os.O_DIRECTORY)
 
-    def _make_parent(self, path: bytes) -> int:
-        above, _, name = path.rpartition(b"/")
-        parent = self._parent(above)
-        try:
-            os.mkdir(name, _PARENT_MODE, dir_fd=parent)
-        except FileExistsError:
-            raise Invalid("a parent of an entry is no directory") from None
-        return open_directory(name, parent)
-
-    def _is_whiteout(self, name: bytes, parent: int) -> bool:
+    def _is_whiteout(self, found: os.stat_result) -> bool:
         return False
 
-    def _replace(self, name: bytes, parent: int, path: bytes) -> bool:
-        super()._replace(name, parent, path)
-        return False
-
-    def _special(self, entry: Entry, name: bytes, parent: int, path: bytes) -> None:
-        if entry.kind is Kind.SYMLINK:
-            check_symlink(path, entry.target)
-        self._replace(name, parent, path)
-        if entry.kind is Kind.LINK:
-            self._link(entry, name, parent)
-            return
-        if entry.kind is Kind.SYMLINK:
-            os.symlink(entry.target, name, dir_fd=parent)
-        else:
-            self._node(entry, name, parent)
-        os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
-        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
+    def _check_symlink(self, path: bytes, target: bytes) -> None:
+        check_symlink(path, target)
 
     def _node(self, entry: Entry, name: bytes, parent: int) -> None:
         """Made with its mode: changing it afterwards by name would follow a link that was put there meanwhile."""
         try:
-            os.mknod(name, _NODES[entry.kind] | entry.mode, os.makedev(*entry.device), dir_fd=parent)
+            make_node(entry, name, parent, entry.mode)
         except PermissionError as error:
             raise Invalid(
                 f"cannot make {entry.kind.value} {shown(entry.name)}: operation not permitted",
                 hint="a running container with a user namespace of its own gets no device nodes: stop it first",
             ) from error
 
-    def _link(self, entry: Entry, name: bytes, parent: int) -> None:
-        path = inside(entry.target, what="hard link")
-        above, _, last = path.rpartition(b"/")
-        if not last:
-            raise Invalid("invalid hard link")
-        try:
-            os.link(last, name, src_dir_fd=self._parent(above), dst_dir_fd=parent, follow_symlinks=False)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.EPERM, errno.EXDEV, errno.ENOTDIR):
-                raise Invalid(f"invalid hard link to {shown(entry.target)}") from error
-            raise
+    def _node_mode(self, entry: Entry, name: bytes, parent: int) -> None:
+        """Made with it."""
+
+    def _link_target(self, target: bytes) -> bytes:
+        return inside(target, what="hard link")
+
+    def _translate(self, error: OSError, name: bytes) -> BiremeError:
+        if error.errno == errno.EROFS:
+            return Denied(READ_ONLY_ROOT, subject=shown(name))
+        return super()._translate(error, name)
 
 
 def inside(name: bytes, what: str = "path") -> bytes:

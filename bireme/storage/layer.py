@@ -40,6 +40,7 @@ _BENEATH = Resolve.RESOLVE_BENEATH | Resolve.RESOLVE_NO_MAGICLINKS
 _ENVIRONMENT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENFILE, errno.EMFILE, errno.ENOMEM})
 _KEPT_XATTRS = (b"user.", b"security.capability", b"system.posix_acl_")
 _FORBIDDEN_XATTRS = (b"trusted.", b"user.overlay.")
+_NODES = {Kind.CHARACTER: stat.S_IFCHR, Kind.BLOCK: stat.S_IFBLK, Kind.FIFO: stat.S_IFIFO}
 
 
 class LayerWriter:
@@ -47,6 +48,9 @@ class LayerWriter:
 
     Invalid for what the archive must not ask for, Unavailable when the disk refuses.
     """
+
+    what = "layer"
+    """Of what messages speak."""
 
     def __init__(self, root: int, style: Literal["overlay", "apply"]) -> None:
         self._root = root
@@ -72,7 +76,7 @@ class LayerWriter:
                 error.subject = shown(entry.name)
             raise
         except OSError as error:
-            raise _translate(error, entry.name if entry else b"/") from error
+            raise self._translate(error, entry.name if entry else b"/") from error
 
     def close(self) -> None:
         """Close the descriptors that are still cached."""
@@ -99,14 +103,17 @@ class LayerWriter:
         if name.startswith(WHITEOUT):
             self._whiteout(name, parent, path)
             return
+        self._member(entry, archive, name, parent, path)
+        if not self._overlay:
+            self._made.add(path)
+
+    def _member(self, entry: Entry, archive: TarReader, name: bytes, parent: int, path: bytes) -> None:
         if entry.kind is Kind.FILE:
             self._file(entry, archive, name, parent, path)
         elif entry.kind is Kind.DIRECTORY:
             self._directory(entry, name, parent, path)
         else:
             self._special(entry, name, parent, path)
-        if not self._overlay:
-            self._made.add(path)
 
     def _parent(self, path: bytes) -> int:
         """A descriptor of the directory at `path`, made with its own parents where absent."""
@@ -139,7 +146,7 @@ class LayerWriter:
             os.mkdir(name, 0o755, dir_fd=parent)
         except FileExistsError:
             fresh = False
-            if not self._is_whiteout(name, parent):
+            if not self._is_whiteout(os.stat(name, dir_fd=parent, follow_symlinks=False)):
                 raise Invalid("a parent of an entry is no directory") from None
             os.unlink(name, dir_fd=parent)
             os.mkdir(name, 0o755, dir_fd=parent)
@@ -150,8 +157,7 @@ class LayerWriter:
             self._made.add(path)
         return open_directory(name, parent)
 
-    def _is_whiteout(self, name: bytes, parent: int) -> bool:
-        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    def _is_whiteout(self, found: os.stat_result) -> bool:
         return self._overlay and stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
 
     def _whiteout(self, name: bytes, parent: int, path: bytes) -> None:
@@ -205,7 +211,7 @@ class LayerWriter:
         if stat.S_ISDIR(found.st_mode):
             self._forget(path)
         remove_entry(parent, name, self._root)
-        return self._overlay and stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
+        return self._is_whiteout(found)
 
     def _forget(self, path: bytes) -> None:
         """A directory goes away: nothing known of it or of what was below holds any more.
@@ -272,7 +278,7 @@ class LayerWriter:
 
     def _special(self, entry: Entry, name: bytes, parent: int, path: bytes) -> None:
         if entry.kind is Kind.SYMLINK:
-            check_link(path, entry.target)
+            self._check_symlink(path, entry.target)
         self._replace(name, parent, path)
         if entry.kind is Kind.LINK:
             self._link(entry, name, parent)
@@ -280,27 +286,40 @@ class LayerWriter:
         if entry.kind is Kind.SYMLINK:
             os.symlink(entry.target, name, dir_fd=parent)
         else:
-            kinds = {Kind.CHARACTER: stat.S_IFCHR, Kind.BLOCK: stat.S_IFBLK, Kind.FIFO: stat.S_IFIFO}
-            os.mknod(name, kinds[entry.kind] | (entry.mode & 0o777), os.makedev(*entry.device), dir_fd=parent)
+            self._node(entry, name, parent)
         os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         if entry.kind is not Kind.SYMLINK:
-            os.chmod(name, entry.mode, dir_fd=parent)
+            self._node_mode(entry, name, parent)
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
+    def _check_symlink(self, path: bytes, target: bytes) -> None:
+        check_link(path, target)
+
+    def _node(self, entry: Entry, name: bytes, parent: int) -> None:
+        make_node(entry, name, parent, entry.mode & 0o777)
+
+    def _node_mode(self, entry: Entry, name: bytes, parent: int) -> None:
+        """After the owner, which takes set-id bits away."""
+        os.chmod(name, entry.mode, dir_fd=parent)
+
     def _link(self, entry: Entry, name: bytes, parent: int) -> None:
-        steps = split(entry.target.lstrip(b"/"))
-        if not steps:
+        above, _, last = self._link_target(entry.target).rpartition(b"/")
+        if not last:
             raise Invalid("invalid hard link")
         try:
-            source = self._reach(b"/".join(steps[:-1]), os.O_PATH)
+            source = self._reach(above, os.O_PATH)
             try:
-                os.link(steps[-1], name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+                os.link(last, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
             finally:
                 os.close(source)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.EPERM, errno.EXDEV, errno.ENOTDIR):
                 raise Invalid(f"invalid hard link to {shown(entry.target)}") from error
             raise
+
+    def _link_target(self, target: bytes) -> bytes:
+        """The path that a hard link names, checked."""
+        return b"/".join(split(target.lstrip(b"/")))
 
     def _attributes(self, fd: int, entry: Entry) -> None:
         """Owner first (it clears the rest), then extended attributes, then the mode."""
@@ -321,6 +340,20 @@ class LayerWriter:
                 os.utime(fd, ns=(mtime_ns, mtime_ns))
             finally:
                 os.close(fd)
+
+    def _translate(self, error: OSError, name: bytes) -> BiremeError:
+        """What the kernel refused for a member."""
+        subject = shown(name)
+        if error.errno == errno.EXDEV:
+            return Invalid(f"a link on the path of {subject} leads out of the root", subject=subject)
+        if error.errno in _ENVIRONMENT_ERRORS:
+            return Unavailable(f"cannot write {self.what}: {error.strerror}", subject=subject)
+        return Invalid(f"cannot unpack {subject}: {error.strerror}", subject=subject)
+
+
+def make_node(entry: Entry, name: bytes, parent: int, mode: int) -> None:
+    """A device or pipe as an archive describes it, with `mode`."""
+    os.mknod(name, _NODES[entry.kind] | mode, os.makedev(*entry.device), dir_fd=parent)
 
 
 def shown(name: bytes) -> str:
@@ -369,15 +402,6 @@ def _set_xattr(fd: int, name: bytes, value: bytes) -> None:
 def _write_all(fd: int, view: memoryview) -> None:
     while view:
         view = view[os.write(fd, view) :]
-
-
-def _translate(error: OSError, name: bytes) -> BiremeError:
-    subject = shown(name)
-    if error.errno == errno.EXDEV:
-        return Invalid(f"a link on the path of {subject} leads out of the root", subject=subject)
-    if error.errno in _ENVIRONMENT_ERRORS:
-        return Unavailable(f"cannot write layer: {error.strerror}", subject=subject)
-    return Invalid(f"cannot unpack {subject}: {error.strerror}", subject=subject)
 
 
 def open_beneath(root: int, path: bytes, flags: int) -> int:
