@@ -25,7 +25,7 @@ LOOK = """
 id; umask; ulimit -a; env | sort; pwd
 grep -E '^(Cap|NoNew|Seccomp|Groups|Sig|Cpus|Uid|Gid)' /proc/self/status
 cut -d' ' -f5-8 /proc/$$/stat | sed "s/$$/own/g"
-ls -l /proc/$$/fd | sed 's/.* //' ; cat /proc/$$/cgroup /proc/$$/oom_score_adj
+for n in 0 1 2 3 4 5 6 7 8 9 10; do readlink /proc/$$/fd/$n; done; cat /proc/$$/cgroup /proc/$$/oom_score_adj
 for n in /proc/$$/ns/*; do readlink $n; done
 """
 
