@@ -45,6 +45,41 @@ class Timer:
         return (self.due_s, self._order) < (other.due_s, other._order)
 
 
+class Quiet:
+    """Calls back once nothing has touched it for `after_s`; one timer, however often it is touched."""
+
+    __slots__ = ("_after_s", "_callback", "_loop", "_touched_s", "_waiting")
+
+    def __init__(self, loop: Loop, after_s: float, callback: Callable[[], object]) -> None:
+        self._loop = loop
+        self._after_s = after_s
+        self._callback = callback
+        self._touched_s = 0.0
+        self._waiting = False
+
+    @property
+    def reached(self) -> bool:
+        """Whether it is as quiet as that now."""
+        return self._rest_s() <= 0
+
+    def touch(self) -> None:
+        self._touched_s = _monotonic()
+        if not self._waiting:
+            self._waiting = True
+            self._loop.call_later(self._after_s, self._look)
+
+    def _rest_s(self) -> float:
+        return self._touched_s + self._after_s - _monotonic()
+
+    def _look(self) -> None:
+        rest_s = self._rest_s()
+        if rest_s > 0:
+            self._loop.call_later(rest_s, self._look)
+            return
+        self._waiting = False
+        self._callback()
+
+
 class Loop:
     """Callbacks by descriptor, timers, and one idle callback."""
 

@@ -94,13 +94,15 @@ def _child(request: ExecRequest, ctl: socket.socket, pidfd: int, cgroups: Joiner
         started = sync.receive_message(ctl)
         if started is None:
             os._exit(0)
-        _finish(started[0]["plan"], started[1], ctl, progress)
+        finish(started[0]["plan"], started[1], ctl, progress)
     except BaseException as error:
-        sync.report(ctl, progress.stage, error)
-        os._exit(sync.exit_code(progress.stage, getattr(error, "errno", 0) or 0))
+        init.fail(ctl, progress, error)
 
 
-def _finish(what: ExecPlan, files: list[int], ctl: socket.socket, progress: init.Progress) -> NoReturn:
+def finish(
+    what: ExecPlan, files: list[int], ctl: socket.socket, progress: init.Progress, become: init.Become | None = None
+) -> NoReturn:
+    """The second half, in all namespaces already; `become` as for init.execute."""
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     stdio = [] if what["terminal"] else files[:3]
     passed = files[len(stdio) :]
@@ -111,4 +113,4 @@ def _finish(what: ExecPlan, files: list[int], ctl: socket.socket, progress: init
     who = identity.resolve(what, root)
     progress.stage = "cwd"
     init.enter_directory(root, what["cwd"], make=False)
-    init.execute(what, who, stdio, passed, ctl, progress)
+    init.execute(what, who, stdio, passed, ctl, progress, become=become)

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from bireme.runtime.processplan import ExecPlan
     from bireme.runtime.skeleton import Skeleton
 
+    Become = Callable[[str, list[str], dict[str, str], socket.socket], NoReturn]
+
 
 class Progress:
     """Where a child is, for its error report."""
@@ -45,6 +47,12 @@ class Progress:
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
+
+
+def fail(ctl: socket.socket, progress: Progress, error: BaseException) -> NoReturn:
+    """The last boundary of a child: say where it failed and why, and end as a start that failed does."""
+    sync.report(ctl, progress.stage, error)
+    os._exit(sync.exit_code(progress.stage, getattr(error, "errno", 0) or 0))
 
 
 hook_runner: Callable[[str, dict[str, Any]], None] | None = None
@@ -113,7 +121,7 @@ def execute(
     progress: Progress,
     *,
     hold: int = -1,
-    become: Callable[[str, list[str], dict[str, str], socket.socket], NoReturn] | None = None,
+    become: Become | None = None,
 ) -> NoReturn:
     """The part an exec shares: descriptors, limits, rights, and the program itself, by execve unless `become` starts it
     in another way (and raises OSError when that fails)."""

@@ -25,7 +25,8 @@ from bireme.linux import fd as fds
 from bireme.linux import namespaces, process, residency
 from bireme.linux.cgroup import join_fds
 from bireme.linux.process import CloneFlags
-from bireme.runtime import identity, init, sync
+from bireme.runtime import exec as exec_stage
+from bireme.runtime import init, sync
 
 if TYPE_CHECKING:
     import socket
@@ -77,8 +78,7 @@ def _park(ctl: socket.socket) -> NoReturn:
             os._exit(0)
         _enter(received[0], received[1], ctl, progress)
     except BaseException as error:
-        sync.report(ctl, progress.stage, error)
-        os._exit(sync.exit_code(progress.stage, getattr(error, "errno", 0) or 0))
+        init.fail(ctl, progress, error)
 
 
 def _enter(message: dict[str, Any], files: list[int], ctl: socket.socket, progress: init.Progress) -> NoReturn:
@@ -92,14 +92,7 @@ def _enter(message: dict[str, Any], files: list[int], ctl: socket.socket, progre
     if "user" in wanted:
         process.set_ids(0, 0)
     process.set_dumpable(False)
-    plan: ExecPlan = message["plan"]
-    stdio, passed = files[1 + joins : 4 + joins], files[4 + joins :]
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    progress.stage = "user"
-    who = identity.resolve(plan, root)
-    progress.stage = "cwd"
-    init.enter_directory(root, plan["cwd"], make=False)
-    init.execute(plan, who, stdio, passed, ctl, progress, become=_spawn)
+    exec_stage.finish(message["plan"], files[1 + joins :], ctl, progress, become=_spawn)
 
 
 def _spawn(program: str, args: list[str], env: dict[str, str], ctl: socket.socket) -> NoReturn:

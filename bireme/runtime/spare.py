@@ -305,8 +305,7 @@ def _child(
         message, files = started
         init.finish(message["plan"], files, ctl, skeleton, progress)
     except BaseException as error:
-        sync.report(ctl, progress.stage, error)
-        os._exit(sync.exit_code(progress.stage, getattr(error, "errno", 0) or 0))
+        init.fail(ctl, progress, error)
 
 
 def _prepare(

@@ -128,9 +128,7 @@ class Keeper:
     def _become_supervisor(self, control: socket.socket) -> None:
         code = 127
         try:
-            signal.set_wakeup_fd(-1)
-            for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(signum, signal.SIG_DFL)
+            program.forget_signals()
             if self.held:
                 os.set_inheritable(control.fileno(), True)
                 program.execute("main", "--run-root", self.run_root, "--keeper-fd", str(control.fileno()))

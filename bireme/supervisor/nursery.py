@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from bireme.errors import BiremeError, Unavailable
 from bireme.linux import fd as fdlib
 from bireme.linux import namespaces, netlink
+from bireme.linux.poll import Quiet
 from bireme.runtime import spare, sync
 from bireme.supervisor import program
 
@@ -258,11 +259,9 @@ class Pool:
         self._failures = 0
         self._resting_until_s = 0.0
         self._complained = False
-        self._last_start_s = 0.0
         self._last_claim_s = 0.0
         self._settling = False
-        self._shrinking = False
-        self._shrink_after_s = shrink_after_s
+        self._quiet = Quiet(loop, shrink_after_s, self._shrink)
         self.ending = False
 
     def configure(self, wanted: Mapping[str, int], bridge: Interface | None) -> None:
@@ -274,17 +273,15 @@ class Pool:
         self._touch()
 
     def _touch(self) -> None:
-        self._last_start_s = time.monotonic()
-        if not self._shrinking and any(self._wanted.values()):
-            self._shrinking = True
-            self._loop.call_later(self._shrink_after_s, self._shrink_if_quiet)
+        if any(self._wanted.values()):
+            self._quiet.touch()
 
     def claim(self, kind: str, bridge: str) -> Slot | None:
         """The oldest spare of this kind; one that is not `ready` yet is to be waited for with `when_ready`."""
         if kind == "bridge" and (self._bridge is None or self._bridge["bridge"] != bridge):
             return None
         self._touch()
-        self._last_claim_s = self._last_start_s
+        self._last_claim_s = time.monotonic()
         spares = self._spares.get(kind)
         if spares is None:
             return None
@@ -325,8 +322,7 @@ class Pool:
 
     def _target(self, kind: str) -> int:
         wanted = self._wanted.get(kind, 0)
-        quiet = time.monotonic() - self._last_start_s >= self._shrink_after_s
-        return min(wanted, _SHRUNK) if quiet else wanted
+        return min(wanted, _SHRUNK) if self._quiet.reached else wanted
 
     def _build_several(self, kind: str) -> None:
         self._short.discard(kind)
@@ -404,12 +400,7 @@ class Pool:
         """How many wait for a plan."""
         return sum(slot.ready for slot in self._spares.get(kind, ()))
 
-    def _shrink_if_quiet(self) -> None:
-        rest_s = self._last_start_s + self._shrink_after_s - time.monotonic()
-        if rest_s > 0:
-            self._loop.call_later(rest_s, self._shrink_if_quiet)
-            return
-        self._shrinking = False
+    def _shrink(self) -> None:
         for kind, spares in self._spares.items():
             surplus = [slot for slot in spares if slot.ready][self._target(kind) :]
             for slot in surplus:

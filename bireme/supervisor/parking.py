@@ -6,10 +6,10 @@ which none came. What a parked one holds is memory, 5 MiB: an engine that runs n
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bireme.linux import fd as fdlib
+from bireme.linux.poll import Quiet
 from bireme.runtime import sync
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bireme.linux.poll import Loop
-    from bireme.linux.process import Exit
     from bireme.supervisor.children import Children
     from bireme.supervisor.service import Service
 
@@ -46,15 +45,9 @@ class Parking:
         self._loop = loop
         self._children = children
         self._zygote = zygote
-        self._let_go_after_s = let_go_after_s
         self._parked: Parked | None = None
-        self._wished_s = 0.0
-        self._watching = False
-        self._settling = False
-
-    @property
-    def ready(self) -> bool:
-        return self._parked is not None and self._parked.ready
+        self._settled = Quiet(loop, _SETTLED_AFTER_S, self._ask)
+        self._idle = Quiet(loop, let_go_after_s, self.let_go)
 
     def take(self) -> Parked | None:
         """One that waits, from now on the caller's (its socket too); None when there is none."""
@@ -67,22 +60,9 @@ class Parking:
 
     def wish(self) -> None:
         """An exec has begun: have one parked for the next."""
-        self._wished_s = time.monotonic()
-        if not self._watching:
-            self._watching = True
-            self._loop.call_later(self._let_go_after_s, self._let_go_if_quiet)
-        if self._parked is None and not self._settling:
-            self._settling = True
-            self._loop.call_later(_SETTLED_AFTER_S, self._settled)
-
-    def _settled(self) -> None:
-        rest_s = self._wished_s + _SETTLED_AFTER_S - time.monotonic()
-        if rest_s > 0:
-            self._loop.call_later(rest_s, self._settled)
-            return
-        self._settling = False
+        self._idle.touch()
         if self._parked is None:
-            self._ask()
+            self._settled.touch()
 
     def _ask(self) -> None:
         ours, theirs = fdlib.seqpacket_pair()
@@ -106,15 +86,12 @@ class Parking:
         message, fds = received
         fdlib.close_quietly(*fds)
         if message["m"] == "child":
-            self._on_child(parked, message)
+            parked.pid = message["pid"]
+            self._children.watch(parked.pid, lambda _ended: self._on_end(parked))
         else:
             parked.ready = True
 
-    def _on_child(self, parked: Parked, message: dict[str, Any]) -> None:
-        parked.pid = message["pid"]
-        self._children.watch(parked.pid, lambda _ended: self._on_end(parked, _ended))
-
-    def _on_end(self, parked: Parked, _ended: Exit) -> None:
+    def _on_end(self, parked: Parked) -> None:
         if self._parked is parked:
             self._forget(parked)
         parked.on_end()
@@ -129,11 +106,3 @@ class Parking:
     def let_go(self) -> None:
         if self._parked is not None:
             self._forget(self._parked)
-
-    def _let_go_if_quiet(self) -> None:
-        rest_s = self._wished_s + self._let_go_after_s - time.monotonic()
-        if rest_s > 0:
-            self._loop.call_later(rest_s, self._let_go_if_quiet)
-            return
-        self._watching = False
-        self.let_go()

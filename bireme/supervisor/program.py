@@ -12,6 +12,7 @@ own path, not on a detached one, because the dynamic loader derives $ORIGIN from
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 from bireme.linux import mount, namespaces, process
@@ -64,6 +65,13 @@ def seal_mounts_if_possible() -> None:
         seal_mounts()
     except OSError as error:
         log("keeper", f"the interpreter stays reachable for writing: {error}")
+
+
+def forget_signals() -> None:
+    """In a fork of keeper or supervisor: none of what its parent did on signals."""
+    signal.set_wakeup_fd(-1)
+    for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
 
 
 def make_run_root(path: str) -> None:

@@ -157,9 +157,7 @@ def become_helper(run: Callable[[socket.socket], None], control: socket.socket, 
     """In the fork: default signals, the parent's death ends us too (unless we finish by ourselves), nothing returns."""
     code = 1
     try:
-        signal.set_wakeup_fd(-1)
-        for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(signum, signal.SIG_DFL)
+        program.forget_signals()
         if not outlives:
             process.set_pdeathsig(signal.SIGKILL)
         control.setblocking(True)

@@ -1,8 +1,11 @@
 import os
+from typing import Any, cast
 
 import pytest
 
-from bireme.linux.poll import Loop
+from bireme.linux import poll
+from bireme.linux.poll import Loop, Quiet
+from tests.support.faketools import ManualLoop
 
 
 def test_events_reach_their_callback_and_stop_when_removed() -> None:
@@ -69,3 +72,24 @@ def test_an_error_ends_run_or_goes_to_the_handler() -> None:
     loop.run()
     loop.close()
     assert isinstance(caught[0], KeyError)
+
+
+def test_quiet_comes_once_after_the_last_touch(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(poll, "_monotonic", lambda: now[0])
+    loop, told = ManualLoop(), []
+    quiet = Quiet(cast("Any", loop), 5.0, lambda: told.append(now[0]))
+    assert quiet.reached
+    quiet.touch()
+    now[0] = 104.0
+    quiet.touch()
+    assert len(loop.timers) == 1
+    now[0] = 105.0
+    loop.fire()
+    assert (told, quiet.reached) == ([], False)
+    assert [timer.delay_s for timer in loop.timers] == [4.0]
+    now[0] = 109.0
+    loop.fire()
+    assert (told, quiet.reached, loop.timers) == ([109.0], True, [])
+    quiet.touch()
+    assert len(loop.timers) == 1
