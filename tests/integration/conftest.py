@@ -1,7 +1,8 @@
-"""What several files share because it is dear: an engine that runs machines, and a machine to look at.
+"""What several files share: a client of a file's own supervisor, and what is dear, an engine that runs machines with a
+machine to look at.
 
-Both live until the session ends, so that a lane boots them once; test_microvm_engine.py, the last to use them, sees to
-it that nothing is left.
+These two live until the session ends, so that a lane boots them once; test_microvm_engine.py, the last to use them,
+sees to it that nothing is left.
 """
 
 from __future__ import annotations
@@ -13,6 +14,16 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.support.daemon import RunningEngine
+    from tests.support.supervised import Rig
+    from tests.support.supervision import Client
+
+
+@pytest.fixture
+def client(rig: Rig) -> Iterator[Client]:
+    """Connected to the `rig` of the file."""
+    made = rig.connect()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

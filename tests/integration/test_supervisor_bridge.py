@@ -54,13 +54,6 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path, outside: NetNamespace) -
     wait_until(lambda: outside.run(links) == [], "every veth to go")
 
 
-@pytest.fixture
-def client(rig: Rig) -> Iterator[Client]:
-    made = rig.connect()
-    yield made
-    made.close()
-
-
 def network(number: int, bridge: str = BRIDGE) -> dict[str, Any]:
     return {
         "interfaces": [

@@ -38,13 +38,6 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     made.close()
 
 
-@pytest.fixture
-def client(rig: Rig) -> Iterator[Client]:
-    made = rig.connect()
-    yield made
-    made.close()
-
-
 def parked(rig: Rig) -> list[int]:
     return [pid for pid in children(rig.pid("supervisor")) if comm(pid) == "bireme-parked"]
 

@@ -32,13 +32,6 @@ def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     made.close()
 
 
-@pytest.fixture
-def client(rig: Rig) -> Iterator[Client]:
-    made = rig.connect()
-    yield made
-    made.close()
-
-
 def rows(client: Client) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in client.call("list")["instances"]}
 
