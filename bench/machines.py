@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.api import VERSION, Api
-from bench.subject import Engine, name_of
+from bench.subject import Engine, name_of, pss_without_kib
 from bench.vmms import Ours
 from tests.support.microvms import kernel_store
 
@@ -73,8 +73,6 @@ def attached(api: Api, identity: str) -> Iterator[socket.socket]:
 
 def memory_mib(made: Engine, count: int) -> float:
     """What `count` idle machines with a disk and an interface hold beyond their guests' memory, each."""
-    from bench.vmm import pss_kib
-
     api = Api(made.socket)
     running = [create(api, ["sleep", "100000"], 128) for _ in range(count)]
     try:
@@ -82,7 +80,7 @@ def memory_mib(made: Engine, count: int) -> float:
             api.start(identity)
         time.sleep(10)
         ours = [pid for pid in made.processes() if name_of(pid).startswith(PROCESSES)]
-        return sum(pss_kib(pid, Ours.guest_memory) for pid in ours) / 1024 / count
+        return sum(pss_without_kib(pid, Ours.guest_memory) for pid in ours) / 1024 / count
     finally:
         for identity in running:
             api.remove(identity)

@@ -142,6 +142,18 @@ def pss_kib(pid: int) -> int:
     return 0
 
 
+def pss_without_kib(pid: int, mapping: str) -> int:
+    """Proportional memory of a process without mappings of that name."""
+    total, counted = 0, True
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        first = line.split(maxsplit=1)[0]
+        if "-" in first and not first.endswith(":"):
+            counted = mapping not in line
+        elif first == "Pss:" and counted:
+            total += int(line.split()[1])
+    return total
+
+
 class Floor:
     """The C program of bench/floor.c in network and mount namespaces of its own."""
 

@@ -23,6 +23,7 @@ from bench import machines
 from bench.api import Api
 from bench.measure import Ratio, Series, ratio
 from bench.phases import Phases
+from bench.subject import pss_without_kib
 from bench.vmms import SUBJECTS, Ours, Qemu, Setup, mount_qemu
 from bireme.image.kernelfile import extract_vmlinux, parse_kernel
 from tests.guest.image import cpio_entry, module_order
@@ -276,7 +277,7 @@ def _memory_once(subject: Subject, setup: Setup) -> dict[str, float]:
         time.sleep(3)
         pids = tree(machine.process.pid)
         return {
-            "beyond the guest's": sum(pss_kib(pid, subject.guest_memory) for pid in pids) / 1024,
+            "beyond the guest's": sum(pss_without_kib(pid, subject.guest_memory) for pid in pids) / 1024,
             "processes": float(len(pids)),
         }
     finally:
@@ -295,18 +296,6 @@ def tree(root: int) -> list[int]:
     for pid in found:
         found += [child for child, parent in parents.items() if parent == pid]
     return found
-
-
-def pss_kib(pid: int, guest_memory: str) -> int:
-    """Proportional memory of a process without mappings of the guest's memory."""
-    total, counted = 0, True
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        first = line.split(maxsplit=1)[0]
-        if "-" in first and not first.endswith(":"):
-            counted = guest_memory not in line
-        elif first == "Pss:" and counted:
-            total += int(line.split()[1])
-    return total
 
 
 CASES: dict[str, tuple[Callable[[Setup, int], Iterator[Line]], str, int]] = {

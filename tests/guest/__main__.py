@@ -87,8 +87,8 @@ def run_inside(order: dict[str, object], more: Sequence[Path] = (), timeout_s: f
 def boot_until_done(
     machine: Image, order: dict[str, object], scratch: Path, deadline: float, more: Sequence[Path]
 ) -> dict[str, bytes]:
-    """Boot once; once more for the tests that are left, when the emulated machine itself dies (seen in one of some
-    twenty runs, each time right after a nested guest's exit). A test that failed before that stays failed."""
+    """Boot once; once more for the tests that are left, when the emulated machine itself dies, as it did in one of some
+    twenty runs. A test that failed before that stays failed."""
     finished: list[str] = []
     for attempt in range(BOOTS):
         left = deadline - time.monotonic()
