@@ -20,11 +20,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.daemon import RunningEngine, running_engine
+from tests.support.dockercli import DOCKER
 from tests.support.microvms import add_kernel
 from tests.support.pace import eventually, patience
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_docker]
-DOCKER = os.environ.get("BIREME_DOCKER_CLI", "docker")
 ISOLATION = os.environ.get("BIREME_ISOLATION", "container")
 containers_alone = pytest.mark.skipif(ISOLATION != "container", reason="limits inside, ids, binds: of containers")
 

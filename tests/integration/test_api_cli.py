@@ -7,17 +7,17 @@ import contextlib
 import os
 import pty
 import select
-import shutil
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import pytest
 
+from tests.support.dockercli import DOCKER
 from tests.support.pace import patience
 from tests.support.rawhttp import ServedEngine, served_engine
 
-pytestmark = pytest.mark.skipif(shutil.which("docker") is None, reason="no docker command line here")
+pytestmark = pytest.mark.needs_docker
 
 Result = tuple[int, str, str]
 
@@ -26,7 +26,7 @@ class Cli:
     """Runs docker against one socket."""
 
     def __init__(self, path: str) -> None:
-        self._command = ["docker", "-H", f"unix://{path}"]
+        self._command = [DOCKER, "-H", f"unix://{path}"]
 
     async def __call__(self, *args: str, given: bytes | None = None) -> Result:
         return await asyncio.to_thread(self._run, args, given)

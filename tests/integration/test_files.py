@@ -10,7 +10,6 @@ import io
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -21,11 +20,10 @@ import pytest
 from bireme.client.engine import Engine
 from bireme.client.errors import ApiError
 from tests.support.daemon import RunningEngine, running_engine
+from tests.support.dockercli import DOCKER
 from tests.support.pace import eventually, patience
 
 pytestmark = pytest.mark.needs_root
-
-DOCKER = os.environ.get("BIREME_DOCKER_CLI") or shutil.which("docker") or ""
 
 
 @pytest.fixture(scope="module", params=["overlay", "native"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -15,10 +14,10 @@ import pytest
 
 from tests.support import image, tar
 from tests.support.daemon import RunningEngine, running_engine
+from tests.support.dockercli import DOCKER
 from tests.support.pace import eventually
 
 pytestmark = pytest.mark.needs_root
-DOCKER = os.environ.get("BIREME_DOCKER_CLI", "docker")
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +327,6 @@ def _churn(engine: RunningEngine, number: int, acknowledged: list[str], stop: th
 
 
 @pytest.mark.needs_docker
-@pytest.mark.skipif(shutil.which(DOCKER) is None, reason="no docker command line")
 def test_the_docker_command_line(engine: RunningEngine) -> None:
     def docker(*words: str) -> str:
         done = engine.command(DOCKER, *words)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.dockercli import DOCKER
+
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
@@ -51,7 +53,7 @@ def _qemu() -> str:
 
 
 def _docker() -> str:
-    return "" if os.environ.get("BIREME_DOCKER_CLI") or shutil.which("docker") else "no docker command line client"
+    return "" if DOCKER else "no docker command line client"
 
 
 FEATURES = {
