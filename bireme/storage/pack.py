@@ -12,7 +12,7 @@ import stat
 
 from bireme.errors import Invalid
 from bireme.storage.tar import Entry, Kind
-from bireme.storage.tarwalk import KINDS, entry_of, read_exactly, xattrs_of
+from bireme.storage.tarwalk import Members, xattrs_of
 from bireme.storage.tarwrite import TarWriter
 from bireme.storage.view import Found, View
 
@@ -20,16 +20,14 @@ DEPTH_MAX = 800
 """Levels of directories; each holds a descriptor open."""
 
 VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ESTALE, errno.ENODEV})
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class Packer:
-    """Adds members to `writer`; hard links are kept among those of one packer."""
+class Packer(Members):
+    """Adds members to `writer`, directories with all below them."""
 
     def __init__(self, writer: TarWriter, view: View) -> None:
-        self._writer = writer
+        super().__init__(writer)
         self._view = view
-        self._links: dict[tuple[int, int], bytes] = {}
 
     def found(self, found: Found, directory: int, name: bytes) -> None:
         """What a look-up found, as the member `name`; `directory` is open when it is one."""
@@ -40,7 +38,7 @@ class Packer:
 
     def directory(self, directory: int, name: bytes, place: bytes) -> None:
         """An open directory as the member `name`, and everything below it."""
-        self._writer.add(_entry(name + b"/", Kind.DIRECTORY, os.fstat(directory), xattrs_of(directory)))
+        self._writer.add(self._entry(name + b"/", Kind.DIRECTORY, os.fstat(directory), xattrs_of(directory)))
         self.contents(directory, name + b"/", place, 1)
 
     def contents(self, directory: int, prefix: bytes, place: bytes, depth: int) -> None:
@@ -67,45 +65,12 @@ class Packer:
 
     def _inner(self, fd: int, name: bytes, place: bytes, found: os.stat_result, depth: int) -> None:
         if fd < 0:
-            self._writer.add(_entry(name + b"/", Kind.DIRECTORY, found, {}))
+            self._writer.add(self._entry(name + b"/", Kind.DIRECTORY, found, {}))
             return
-        self._writer.add(_entry(name + b"/", Kind.DIRECTORY, os.fstat(fd), xattrs_of(fd)))
+        self._writer.add(self._entry(name + b"/", Kind.DIRECTORY, os.fstat(fd), xattrs_of(fd)))
         self.contents(fd, name + b"/", place, depth + 1)
 
-    def leaf(self, directory: int, name: bytes, member: bytes, found: os.stat_result) -> None:
-        """Anything but a directory."""
-        kind = KINDS.get(stat.S_IFMT(found.st_mode))
-        if kind is None:
-            return
-        if kind is Kind.DIRECTORY:
-            self._writer.add(_entry(member + b"/", kind, found, {}))
-            return
-        if found.st_nlink > 1:
-            identity = (found.st_dev, found.st_ino)
-            if (first := self._links.get(identity)) is not None:
-                self._writer.add(_entry(member, Kind.LINK, found, {})._replace(target=first))
-                return
-        if kind is Kind.FILE:
-            self._file(directory, name, member)
-        else:
-            target = os.readlink(name, dir_fd=directory) if kind is Kind.SYMLINK else b""
-            self._writer.add(_entry(member, kind, found, {})._replace(target=target))
-        if found.st_nlink > 1:
-            self._links[identity] = member
-
-    def _file(self, directory: int, name: bytes, member: bytes) -> None:
-        fd = os.open(name, _FILE, dir_fd=directory)
-        try:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise FileNotFoundError(errno.ENOENT, "no regular file any more")
-            entry = _entry(member, Kind.FILE, found, xattrs_of(fd))._replace(size=found.st_size)
-            self._writer.add(entry, read_exactly(fd, found.st_size))
-        finally:
-            os.close(fd)
-
-
-def _entry(path: bytes, kind: Kind, found: os.stat_result, xattrs: dict[bytes, bytes]) -> Entry:
-    """With the time in whole seconds, as in dockerd's archives."""
-    entry = entry_of(path, kind, found, xattrs)
-    return entry._replace(mtime_ns=entry.mtime_ns // 10**9 * 10**9)
+    def _entry(self, path: bytes, kind: Kind, found: os.stat_result, xattrs: dict[bytes, bytes]) -> Entry:
+        """With the time in whole seconds, as in dockerd's archives."""
+        entry = super()._entry(path, kind, found, xattrs)
+        return entry._replace(mtime_ns=entry.mtime_ns // 10**9 * 10**9)
