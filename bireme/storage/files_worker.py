@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from bireme.errors import Denied
-from bireme.linux import capabilities
 from bireme.linux.path import Resolve, openat2, read_file_in_root
 from bireme.oci.digest import SHA256, new_hash, prepare_for_long
 from bireme.runtime.identity import look_up, parse_group, parse_passwd
@@ -267,7 +266,7 @@ def _enter_layers(request: dict[str, Any]) -> tuple[int, int, int]:
     old = _open_tree(request["image"]) if request["image"] else -1
     upper = os.open(request["upper"], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW) if request["upper"] else -1
     request["proc"] = proc
-    jail.enter(new, int(request["parent"]), capabilities.mask_of(READER), files=FILES_MAX)
+    jail.enter(new, int(request["parent"]), READER, files=FILES_MAX)
     return new, old, upper
 
 

@@ -23,6 +23,9 @@ _LIMITS = (
     (resource.RLIMIT_NPROC, 0),
 )
 
+WRITER = capabilities.mask_of(("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP"))
+"""What it takes to write files of any owner and kind."""
+
 
 def enter(root: int, parent: int, keep: int = 0, *, userns: int = -1, files: int = 256) -> None:
     """Jail this process in the open directory `root`; `keep` is a mask of capabilities, `files` how many it may open.

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from bireme.linux import capabilities
 from bireme.oci.digest import SHA256, new_hash, prepare_for_long
 from bireme.storage import jail
 from bireme.storage.answering import Say, serve
@@ -20,9 +19,6 @@ from bireme.storage.layer import LayerWriter
 from bireme.storage.tar import TarReader
 
 _PROGRESS_BYTES = 4 << 20
-_CAPABILITIES = capabilities.mask_of(
-    ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP")
-)
 
 
 def main() -> int:
@@ -36,7 +32,7 @@ def _work(request: dict[str, Any], progress: Say) -> dict[str, Any]:
     content = _Content(chunks, hashed=bool(compression_of(head)))
     root = int(request["root"])
     prepare_for_long()
-    jail.enter(root, int(request["parent"]), _CAPABILITIES)
+    jail.enter(root, int(request["parent"]), jail.WRITER)
     writer = LayerWriter(root, request["style"])
     archive = TarReader(content.read)
     try:

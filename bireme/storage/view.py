@@ -28,8 +28,7 @@ from bireme.runtime.outside import make_plain_root
 from bireme.storage import jail
 from bireme.storage.volumemount import is_mounted, open_volume
 
-WRITER = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP")
-READER = ("CAP_DAC_READ_SEARCH", "CAP_DAC_OVERRIDE")
+READER = capabilities.mask_of(("CAP_DAC_READ_SEARCH", "CAP_DAC_OVERRIDE"))
 """CAP_DAC_OVERRIDE too: the kernel asks for it where an overlay looks up as its mounter's user."""
 
 FILES_MAX = 1024
@@ -187,7 +186,7 @@ def enter(request: Mapping[str, Any], *, write: bool) -> View:
         root, userns = _enter_namespaces(*request["namespaces"])
     else:
         root = _assemble(request)
-    keep = capabilities.mask_of(WRITER if write else READER)
+    keep = jail.WRITER if write else READER
     jail.enter(root, int(request["parent"]), keep, userns=userns, files=FILES_MAX)
     targets = [entry["target"] for entry in request["mounts"]]
     return View(root, proc, request["container"], targets)
