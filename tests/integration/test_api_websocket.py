@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.integration.test_api_containers import create, drive
 from tests.support.daemon import running_engine
-from tests.support.pace import patience
+from tests.support.pace import until
 from tests.support.rawhttp import Client, ServedEngine
 from tests.support.websocket import (
     ACCEPT,
@@ -41,14 +40,6 @@ async def started(client: Client, *command: str, **config: Any) -> str:
     identity = await create(client, *command, **config)
     await client.call("POST", f"/containers/{identity}/start")
     return identity
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async def wait() -> None:
-        while not condition():
-            await asyncio.sleep(0.01)
-
-    await asyncio.wait_for(wait(), patience(20))
 
 
 def test_output_is_raw_and_the_end_is_a_close() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
+import pathlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from bireme.engine.console import Consoles
@@ -163,6 +165,19 @@ async def engine(
         yield made
     finally:
         await made.close()
+
+
+Scenario = Callable[[FakeEngine], Awaitable[None]]
+
+
+def drive(root: pathlib.Path, scenario: Scenario, driver: FakeDriver | None = None) -> None:
+    """Run the scenario against an engine below `root`, which is closed afterwards."""
+
+    async def main() -> None:
+        async with engine(str(root), driver) as made:
+            await scenario(made)
+
+    asyncio.run(main())
 
 
 def spec(*command: str, **more: object) -> InstanceSpec:

@@ -4,6 +4,7 @@ measures how much and says so in BIREME_TIME_SCALE, and every deadline of a test
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
@@ -29,3 +30,10 @@ def eventually(probe: Callable[[], T], *, within_s: float = 10.0, every_s: float
         if time.monotonic() > deadline:
             raise AssertionError(f"still {value!r} after {patience(within_s):.0f} s")
         time.sleep(every_s)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """The same in a loop, which goes on meanwhile: TimeoutError when `condition` stays false."""
+    async with asyncio.timeout(patience(20)):
+        while not condition():
+            await asyncio.sleep(0.005)

@@ -6,8 +6,6 @@ import asyncio
 import errno
 import os
 import pathlib
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
 
@@ -17,28 +15,12 @@ from bireme.engine.record import Health, Instance, Probe
 from bireme.errors import Unsupported
 from bireme.instance.driver import ExecStarted, Placement
 from bireme.instance.spec import ExecId, HealthCheck, InstanceId, InstanceSpec, ProcessSpec
-from tests.support.engine import FakeEngine, FakeImage, FakeSnapshots, engine, spec
+from tests.support.engine import FakeEngine, FakeImage, FakeSnapshots, drive, engine, spec
 from tests.support.fakedriver import FakeDriver
-from tests.support.pace import patience
+from tests.support.pace import until
 
 SECOND = 10**9
 MS = 10**6
-
-Scenario = Callable[[FakeEngine], Coroutine[Any, Any, None]]
-
-
-def drive(root: pathlib.Path, scenario: Scenario) -> None:
-    async def main() -> None:
-        async with engine(str(root)) as made:
-            await scenario(made)
-
-    asyncio.run(main())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(patience(20)):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def check(*test: str, **more: int) -> HealthCheck:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import pathlib
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
 
@@ -14,18 +12,8 @@ from bireme.errors import Conflict, Invalid, NotFound, NotModified
 from bireme.instance.driver import StartError
 from bireme.instance.spec import Limits, NetworkRequest
 from bireme.instance.state import Status
-from tests.support.engine import FakeEngine, FakeSnapshots, engine, spec
+from tests.support.engine import FakeEngine, FakeSnapshots, drive, engine, spec
 from tests.support.fakedriver import FakeDriver
-
-Scenario = Callable[[FakeEngine], Coroutine[Any, Any, None]]
-
-
-def drive(root: pathlib.Path, scenario: Scenario) -> None:
-    async def main() -> None:
-        async with engine(str(root)) as made:
-            await scenario(made)
-
-    asyncio.run(main())
 
 
 def test_a_life(tmp_path: pathlib.Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
 
@@ -14,29 +12,13 @@ from bireme.errors import Conflict, NotModified, Unavailable
 from bireme.instance.driver import Placement, Started
 from bireme.instance.spec import Limits, RestartPolicy
 from bireme.instance.state import Status
-from tests.support.engine import FakeEngine, FakeSnapshots, engine, spec
+from tests.support.engine import FakeEngine, FakeSnapshots, drive, engine, spec
 from tests.support.fakedriver import FakeDriver
-from tests.support.pace import patience
+from tests.support.pace import until
 
 ALWAYS = RestartPolicy(name="always")
 UNLESS_STOPPED = RestartPolicy(name="unless-stopped")
 ON_FAILURE = RestartPolicy(name="on-failure")
-
-Scenario = Callable[[FakeEngine], Coroutine[Any, Any, None]]
-
-
-def drive(root: pathlib.Path, scenario: Scenario) -> None:
-    async def main() -> None:
-        async with engine(str(root)) as made:
-            await scenario(made)
-
-    asyncio.run(main())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(patience(20)):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def test_the_wait_doubles_up_to_a_minute_and_begins_anew_after_a_calm_run() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import pathlib
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -13,18 +12,8 @@ import pytest
 from bireme.errors import Conflict, Internal, Invalid, NotFound, Unsupported
 from bireme.instance.spec import InstanceSpec, Mount
 from bireme.instance.volume import ANONYMOUS_LABEL
-from tests.support.engine import FakeEngine, engine, spec
+from tests.support.engine import FakeEngine, drive, engine, spec
 from tests.support.fakedriver import FakeDriver
-
-Scenario = Callable[[FakeEngine], Awaitable[None]]
-
-
-def drive(root: pathlib.Path, scenario: Scenario, driver: FakeDriver | None = None) -> None:
-    async def main() -> None:
-        async with engine(str(root), driver) as e:
-            await scenario(e)
-
-    asyncio.run(main())
 
 
 def with_volume(name: str = "data", target: str = "/data", **more: Any) -> InstanceSpec:
