@@ -226,11 +226,15 @@ def _tree(root: pathlib.Path, name: str) -> list[tuple[str, int]]:
 def test_formats_of_the_settings(config: Config, server: FakeServer) -> None:
     server.on("GET /containers/json", Reply([ROW]))
     server.on("GET /images/json", Reply([{"Id": "sha256:" + "a" * 64, "RepoTags": ["i:1"], "Created": 1}]))
-    config.write(psFormat="{{.Names}}!", imagesFormat="{{.Repository}}?")
+    server.on("GET /volumes", Reply({"Volumes": [{"Name": "data", "Driver": "local"}], "Warnings": None}))
+    config.write(psFormat="{{.Names}}!", imagesFormat="{{.Repository}}?", volumesFormat="{{.Name}};")
     assert config.ok("-H", server.host, "ps") == "web!\n"
     assert config.ok("-H", server.host, "ps", "--format", "{{.ID}}") == "c0ffee111111\n"
     assert config.ok("-H", server.host, "ps", "-q") == "c0ffee111111\n"
     assert config.ok("-H", server.host, "images") == "i?\n"
+    assert config.ok("-H", server.host, "volume", "ls") == "data;\n"
+    assert config.ok("-H", server.host, "volume", "ls", "--format", "{{.Driver}}") == "local\n"
+    assert config.ok("-H", server.host, "volume", "ls", "-q") == "data\n"
 
 
 def test_detach_keys_of_the_settings(config: Config, server: FakeServer) -> None:

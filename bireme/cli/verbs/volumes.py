@@ -57,7 +57,7 @@ def list_volumes(invocation: Invocation) -> int:
     args = invocation.args
     volumes = invocation.engine.volumes({"filters": encode_filters(args["filter"])})
     volumes.sort(key=lambda volume: str(volume.get("Name")))
-    form = "{{.Name}}" if args["quiet"] and args["format"] in ("", "table") else args["format"]
+    form = "{{.Name}}" if args["quiet"] and args["format"] in ("", "table") else invocation.form("volumesFormat")
     for line in Listing(_FIELDS, ["Driver", "Name"]).lines(volumes, form):
         invocation.out(line)
     return 0
