@@ -89,7 +89,28 @@ def test_refused(
         inject(placement(name), (str(tmp_path),))
 
 
-@pytest.mark.parametrize("text", ["kind: example.com/thing\n", "[]", '{"devices": 1}', "\xff"])
+@pytest.mark.parametrize(
+    "edits",
+    [
+        {"deviceNodes": [{"hostPath": "/dev/null"}]},
+        {"mounts": [{"hostPath": "/x"}]},
+        {"mounts": [{"containerPath": "/x"}]},
+        {"mounts": "/x"},
+        {"env": 5},
+        {"env": [5]},
+        {"additionalGids": ["wheel"]},
+        {"deviceNodes": ["/dev/null"]},
+    ],
+)
+def test_edits_of_another_shape(tmp_path: pathlib.Path, edits: dict[str, Any]) -> None:
+    write(tmp_path, "x.json", **edits)
+    with pytest.raises(Invalid, match="CDI"):
+        inject(placement("example.com/thing=one"), (str(tmp_path),))
+
+
+@pytest.mark.parametrize(
+    "text", ["kind: example.com/thing\n", "[]", '{"devices": 1}', '{"containerEdits": "x"}', "\xff"]
+)
 def test_files_that_cannot_be_read(tmp_path: pathlib.Path, text: str) -> None:
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(Invalid, match=r"cannot read .*x\.yaml"):
