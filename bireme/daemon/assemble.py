@@ -7,7 +7,7 @@ import logging
 import os
 import platform
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bireme.api.docker.app import build_router
@@ -16,7 +16,7 @@ from bireme.daemon.config import Config
 from bireme.daemon.keeper import ensure_keeper, read_pid
 from bireme.daemon.listening import listen
 from bireme.daemon.memory import close_memory, open_memory, usable
-from bireme.daemon.rare import file_uses
+from bireme.daemon.rare import file_uses, size_use, volume_use
 from bireme.drivers.container.config import Host
 from bireme.drivers.container.driver import ContainerDriver
 from bireme.drivers.microvm.driver import MicrovmDriver, Stores
@@ -33,7 +33,6 @@ from bireme.engine.logs import Logs
 from bireme.engine.networks import Networks
 from bireme.engine.reconcile import Reconciler
 from bireme.engine.services import Services
-from bireme.engine.sizes import Sizes
 from bireme.engine.system import HostFacts, System
 from bireme.engine.table import InstanceTable
 from bireme.engine.tasks import TaskGroup
@@ -80,8 +79,7 @@ class Daemon:
         self._directories: Directories
         self._bridge: BridgeNetwork | None = None
         self._networks: Networks | None = None
-        self._events: Events
-        self._loaded_volumes: Volumes | None = None
+        self._volumes: Callable[[], Volumes]
         self._services: Services
         self._server: Server
 
@@ -186,6 +184,7 @@ class Daemon:
         networks = self._networks = Networks(self._bridge, self._hold_ports, self._drop_ports)
         images = Images(self._store, events, self._table, self._tidier)
         kernels = Kernels(self._kernels, events, self._table)
+        self._volumes = volume_use(f"{self._config.data_root}/volumes", self._database, self._table, events)
         instances = Instances(
             self._table,
             drivers,
@@ -199,7 +198,6 @@ class Daemon:
             self._volumes,
             kernels.pin,
         )
-        self._events = events
         system = System(
             self._identity(),
             self._config.data_root,
@@ -222,7 +220,7 @@ class Daemon:
             logs=Logs(instances, FileWatcher()),
             networks=networks,
             volumes=self._volumes,
-            sizes=Sizes(instances, images, tasks),
+            sizes=size_use(instances, images, tasks),
             events=events,
             system=system,
             tasks=tasks,
@@ -237,15 +235,6 @@ class Daemon:
             self._tidier,
             self._restore_volumes,
         )
-
-    def _volumes(self) -> Volumes:
-        """Made when the first one asks: an engine without volumes does not load what they need."""
-        if self._loaded_volumes is None:
-            from bireme.engine.volumes import Volumes
-
-            root = f"{self._config.data_root}/volumes"
-            self._loaded_volumes = Volumes(root, self._database, self._table, self._events)
-        return self._loaded_volumes
 
     async def _restore_volumes(self) -> None:
         if await asyncio.to_thread(os.path.isdir, f"{self._config.data_root}/volumes"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 
@@ -63,8 +64,6 @@ class Kernels:
         return self._added(kernel, emit)
 
     def _download(self, flavour: str, name: str, relay: Relay) -> Kernel:
-        import tempfile
-
         from bireme.image.kernelpackage import download
 
         with tempfile.TemporaryDirectory(prefix="bireme-kernel-") as directory, ExitStack() as stack:
@@ -82,8 +81,6 @@ class Kernels:
         return self._added(kernel, emit)
 
     def _receive(self, source: Source, name: str, relay: Relay) -> Kernel:
-        import tempfile
-
         with tempfile.TemporaryFile(prefix="bireme-kernel-") as file:
             size = 0
             while data := source.read(CHUNK):

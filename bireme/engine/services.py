@@ -14,13 +14,13 @@ from bireme.engine.instances import Instances
 from bireme.engine.kernels import Kernels
 from bireme.engine.logs import Logs
 from bireme.engine.networks import Networks
-from bireme.engine.sizes import Sizes
 from bireme.engine.system import System
 from bireme.engine.tasks import TaskGroup
 
 if TYPE_CHECKING:
     from bireme.engine.copying import Copying
     from bireme.engine.derive import Derivation
+    from bireme.engine.sizes import Sizes
     from bireme.engine.volumes import Volumes
 
 
@@ -36,7 +36,7 @@ class Services:
     logs: Logs
     networks: Networks
     volumes: Callable[[], Volumes]
-    sizes: Sizes
+    sizes: Callable[[], Sizes]
     events: Events
     system: System
     tasks: TaskGroup

@@ -580,11 +580,14 @@ class FakeServices:
         self.logs = FakeLogs(self)
         self.networks = FakeNetworks()
         self.held_volumes = FakeVolumes()
-        self.sizes = FakeSizes(self)
+        self._sizes = FakeSizes(self)
         self.system = FakeSystem(self)
 
     def volumes(self) -> FakeVolumes:
         return self.held_volumes
+
+    def sizes(self) -> FakeSizes:
+        return self._sizes
 
     async def spawn(self, instance: FakeInstance) -> None:
         process = instance.spec.process

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -14,10 +14,12 @@ from bireme.api.docker.networking import network_id, networks_of, port_list
 from bireme.api.docker.policies import HEALTH_WORDS, health_word
 from bireme.api.docker.services import Image, Images, Instance
 from bireme.api.docker.sizes import human_duration
-from bireme.engine.sizes import InstanceSize
 from bireme.errors import BiremeError, Invalid, NotFound
 from bireme.instance.spec import InstanceSpec
 from bireme.instance.state import Status
+
+if TYPE_CHECKING:
+    from bireme.engine.sizes import InstanceSize
 
 FILTERS = frozenset(
     "ancestor before exited id isolation label name status health since volume network is-task publish expose".split()

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
 
 from bireme.engine.events import Event
 from bireme.engine.record import Definition, Health
-from bireme.engine.sizes import InstanceSize, LayerUse
 from bireme.engine.system import Info, Version
 from bireme.engine.tasks import TaskGroup
 from bireme.instance.driver import Endpoint, ExitStatus, PortMapping, ProcessRow, Stat, Streams
@@ -19,6 +18,9 @@ from bireme.instance.logs import LogQuery, LogRecord
 from bireme.instance.spec import ExecId, InstanceId, InstanceSpec, Limits, ProcessSpec, RestartPolicy
 from bireme.instance.state import Status
 from bireme.oci.image_spec import ImageConfig
+
+if TYPE_CHECKING:
+    from bireme.engine.sizes import InstanceSize, LayerUse
 
 Emit = Callable[[Mapping[str, Any]], None]
 """Takes one progress message (wire/jsonlines.py shows the shapes)."""
@@ -377,7 +379,7 @@ class Services(Protocol):
     @property
     def volumes(self) -> Callable[[], Volumes]: ...
     @property
-    def sizes(self) -> Sizes: ...
+    def sizes(self) -> Callable[[], Sizes]: ...
     @property
     def events(self) -> Events: ...
     @property

@@ -98,7 +98,7 @@ class Containers:
         return Response(200, lister.encode(chosen) + b"\n")
 
     async def _index_sized(self, chosen: list[Instance], version: int) -> Answer:
-        sizes = await self._services.sizes.of(i.id for i in chosen)
+        sizes = await self._services.sizes().of(i.id for i in chosen)
         lister = listing.Lister(self._services.images, version, self._rows, sizes)
         return Response(200, lister.encode(i for i in chosen if i.id in sizes) + b"\n")
 
@@ -113,7 +113,7 @@ class Containers:
         return json(shown)
 
     async def _with_size(self, instance: Instance, shown: dict[str, object]) -> Answer:
-        size = (await self._services.sizes.of([instance.id])).get(instance.id)
+        size = (await self._services.sizes().of([instance.id])).get(instance.id)
         if size is None:
             raise NotFound(f"No such container: {instance.name}", subject=instance.name)
         return json({**shown, "SizeRw": size.written, "SizeRootFs": size.whole})

@@ -7,7 +7,7 @@ client shows with `verbose` that it knows the new ones: then these have the list
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,8 +19,10 @@ from bireme.api.docker.routes.volumes import document
 from bireme.api.docker.services import Services
 from bireme.api.http.message import Answer, Request
 from bireme.api.http.router import Router
-from bireme.engine.sizes import LayerUse
 from bireme.errors import Invalid
+
+if TYPE_CHECKING:
+    from bireme.engine.sizes import LayerUse
 
 Shown = dict[str, Any]
 
@@ -42,7 +44,7 @@ class Usage:
     async def usage(self, request: Request) -> Answer:
         version = request.version
         wanted = _wanted(request)
-        layers = self._services.sizes.layers()
+        layers = self._services.sizes().layers()
         lists: dict[str, list[Shown]] = {"build-cache": []}
         if "container" in wanted:
             lists["container"] = await self._containers(version)
@@ -59,7 +61,7 @@ class Usage:
 
     async def _containers(self, version: int) -> list[Shown]:
         instances = self._services.instances.all()
-        sizes = await self._services.sizes.of(i.id for i in instances)
+        sizes = await self._services.sizes().of(i.id for i in instances)
         lister = listing.Lister(self._services.images, version, None, sizes)
         rows: list[Shown] = msgspec.json.decode(lister.encode(i for i in instances if i.id in sizes))
         return rows
@@ -76,7 +78,7 @@ class Usage:
         """Those that are plain directories, as by dockerd: what options mount lies elsewhere."""
         volumes = self._services.volumes()
         held = [volume for volume in volumes.all() if not volume.options]
-        sizes = await self._services.sizes.directories(volume.path for volume in held)
+        sizes = await self._services.sizes().directories(volume.path for volume in held)
         return [
             {**document(volume), "UsageData": {"RefCount": len(volumes.users(volume.name)), "Size": size}}
             for volume, size in zip(held, sizes, strict=True)
