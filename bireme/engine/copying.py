@@ -42,10 +42,10 @@ class Copying:
     async def stat(self, reference: str, path: str) -> PathStat:
         """What `path` is; NotFound when it is not there."""
         instance = self._instances.find(reference)
-        claim = await self._claim(instance, bool(instance.spec.mounts))
+        write = bool(instance.spec.mounts)
+        claim = await self._claim(instance, write)
         try:
             view = await self._view(instance)
-            write = bool(instance.spec.mounts)
             return cast(PathStat, await Run(files.at_path(view, "stat", reference, path, write=write)).done)
         finally:
             await claim.release()
@@ -98,9 +98,7 @@ class Copying:
 
     async def root(self, instance: Instance) -> RootView:
         """Where the files of an instance are on disk."""
-        return await need(self._instances.driver(instance), Files, "access to files").view(
-            outline(instance), running=False
-        )
+        return await self._files(instance).view(outline(instance), running=False)
 
     async def _of_layers(self, instance: Instance, verb: str) -> Reading:
         task = files.of_layers(await self.root(instance), verb, instance.name)
@@ -108,12 +106,14 @@ class Copying:
         return Reading(task, claim.release)
 
     async def _view(self, instance: Instance) -> RootView:
-        driver = need(self._instances.driver(instance), Files, "access to files")
-        return await driver.view(outline(instance), running=instance.running)
+        return await self._files(instance).view(outline(instance), running=instance.running)
+
+    def _files(self, instance: Instance) -> Files:
+        return need(self._instances.driver(instance), Files, "access to files")
 
     async def _claim(self, instance: Instance, change: bool) -> _Claim:
         """A worker's place and, where `change` and it does not run, the lock of its verbs."""
-        need(self._instances.driver(instance), Files, "access to files")
+        self._files(instance)
         await self._places.acquire()
         lock: asyncio.Lock | None = None
         try:

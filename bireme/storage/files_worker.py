@@ -164,7 +164,7 @@ def _put(request: dict[str, Any], _say: Say) -> dict[str, Any]:
     path = request["path"]
     target = view.open_directory(path)
     if is_read_only(target):
-        mounted = view.is_mounted(view.place_of(target))
+        mounted = view.in_mount(view.place_of(target))
         raise Denied(READ_ONLY_MOUNT if mounted else READ_ONLY_ROOT, subject=path)
     owner = _owner(view, request["owner"]) if request["owner"] else None
     extractor = Extractor(view, target, owner, keep_kinds=request["keep_kinds"])

@@ -75,13 +75,9 @@ class View:
         """Where an open file is, as a path inside."""
         return os.fsencode(os.readlink(f"fd/{fd}", dir_fd=self._proc))
 
-    def may_enter(self, place: bytes) -> bool:
-        """Whether a walk may go into what is mounted at `place`: what the instance was created with, and below."""
+    def in_mount(self, place: bytes) -> bool:
+        """Whether `place` lies in a mount the instance was created with: no other may a walk go into."""
         return any(place == target or place.startswith(target + b"/") for target in self._targets)
-
-    def is_mounted(self, place: bytes) -> bool:
-        """Whether `place` lies in a mount the instance was created with."""
-        return self.may_enter(place)
 
     def missing(self, path: str) -> NotFound:
         return NotFound(f"Could not find the file {path} in container {self._container}", subject=path)
@@ -141,7 +137,7 @@ class View:
         except SyscallError as error:
             if error.errno != errno.EXDEV:
                 raise
-        return os.open(name, _READ, dir_fd=directory) if self.may_enter(place) else -1
+        return os.open(name, _READ, dir_fd=directory) if self.in_mount(place) else -1
 
     def follow(self, found: Found) -> str:
         """Where the link `found` leads in the end, inside; also when nothing is there."""
