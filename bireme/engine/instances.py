@@ -242,8 +242,8 @@ class Instances:
     async def _run(self, instance: Instance, verb: Verb) -> None:
         """Start its process; the lock is held."""
         apply(instance.status, verb, instance.id)
-        endpoints = self._networks.take(instance)
         try:
+            endpoints = self._networks.take(instance)
             if instance.spec.uses_volumes:
                 await self._volumes().use(instance)
             instance.state.ports = await self._networks.publish(instance, endpoints)

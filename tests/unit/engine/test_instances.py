@@ -171,6 +171,18 @@ def test_auto_remove_resolves_waiters(tmp_path: pathlib.Path) -> None:
     drive(tmp_path, scenario)
 
 
+def test_auto_remove_when_it_never_started(tmp_path: pathlib.Path) -> None:
+    async def scenario(e: FakeEngine) -> None:
+        await e.instances.create(spec("true", auto_remove=True, network=NetworkRequest(name="absent")), "one")
+        removed = e.instances.wait("one", "removed")
+        with pytest.raises(NotFound, match="network absent not found"):
+            await e.instances.start("one")
+        await asyncio.wait_for(removed, 10)
+        assert e.instances.all() == []
+
+    drive(tmp_path, scenario)
+
+
 def test_stop_ends_with_the_stop_signal(tmp_path: pathlib.Path) -> None:
     async def scenario(e: FakeEngine) -> None:
         await e.instances.create(spec("sleep", "9"), "one")
